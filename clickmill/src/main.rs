@@ -1,0 +1,2 @@
+//! The clickmill program.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The writers: results to the aggregate store, raw and late clicks to Parquet

@@ -1,0 +1,1 @@
+//! The log watcher: follows log files into the queue, each line exactly once

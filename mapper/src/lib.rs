@@ -1,0 +1,1 @@
+//! The mapper: clicks become partial counts

@@ -1,0 +1,90 @@
+//! What every stage has in common: it is stepped until told to stop, and rebuilt from what is committed when something went wrong.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use clickmill_model::{CodecError, Timestamp};
+use thiserror::Error;
+
+use crate::clock::Clock;
+use crate::types::QueueError;
+
+/// What a step did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Something: step again at once.
+    Worked,
+    /// Nothing was there to do.
+    Idle,
+}
+
+/// Why a stage could not go on.
+#[derive(Debug, Error)]
+pub enum StageError {
+    /// The queue refused.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// A passing fault of something else (a store, a disk): the stage is rebuilt and goes on.
+    #[error("{0}")]
+    Unavailable(String),
+    /// A broken promise: going on would give wrong figures.
+    #[error("{0}")]
+    Broken(String),
+}
+
+impl From<CodecError> for StageError {
+    fn from(error: CodecError) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
+
+/// A stage's worker: polls, steps its operator, commits.
+pub trait Stage: Send {
+    /// Does one thing, waiting up to `wait` for something to do. After an error the stage is of no use and must be made anew.
+    fn step(&mut self, now: Timestamp, wait: Duration) -> Result<Progress, StageError>;
+
+    /// Gives back what it holds, so that others need not wait for a timeout. What was not committed is simply read again.
+    fn stop(self: Box<Self>) -> Result<(), StageError>;
+}
+
+/// How long a step may wait for input.
+const WAIT: Duration = Duration::from_millis(100);
+
+/// The longest pause between two attempts to rebuild a stage.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Steps a stage until `stop` is set. Rebuilds it, with a growing pause, after passing faults and after it was fenced; ends with the error after a broken promise.
+pub fn run(
+    name: &str,
+    clock: &dyn Clock,
+    stop: &AtomicBool,
+    mut make: impl FnMut() -> Result<Box<dyn Stage>, StageError>,
+) -> Result<(), StageError> {
+    let mut failures = 0_u32;
+    while !stop.load(Ordering::Relaxed) {
+        let began = Instant::now();
+        let error = match make().and_then(|stage| run_one(stage, clock, stop)) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        if matches!(error, StageError::Broken(_) | StageError::Queue(QueueError::Broken(_))) {
+            return Err(error);
+        }
+        metrics::counter!("clickmill_stage_restarts_total", "stage" => name.to_owned()).increment(1);
+        tracing::warn!(stage = name, %error, "starting over from what is committed");
+        failures = if began.elapsed() > Duration::from_secs(60) { 1 } else { failures + 1 };
+        let pause = (Duration::from_millis(50) * 2_u32.saturating_pow(failures.min(8))).min(LONGEST_PAUSE);
+        let until = Instant::now() + pause;
+        while Instant::now() < until && !stop.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    Ok(())
+}
+
+fn run_one(mut stage: Box<dyn Stage>, clock: &dyn Clock, stop: &AtomicBool) -> Result<(), StageError> {
+    while !stop.load(Ordering::Relaxed) {
+        stage.step(clock.now(), WAIT)?;
+    }
+    stage.stop()
+}

@@ -1,0 +1,1 @@
+//! The reducer: local rankings become the ranking of every window

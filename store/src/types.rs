@@ -1,0 +1,130 @@
+//! The store's trait and the values that go through it.
+
+use std::collections::BTreeMap;
+
+use clickmill_model::records::{FilterSpan, Ranking};
+use clickmill_model::{Columns, Definition, FilterId, Minute, Partition, Revision, SpanKind, Timestamp, Window};
+use thiserror::Error;
+
+/// Everything that one aggregator partition told up to a minute.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClosedWrite {
+    /// Which calculation.
+    pub revision: Revision,
+    /// The aggregator partition. Each ad belongs to one of them for good.
+    pub partition: Partition,
+    /// The counts of closed minutes, hours and days, with the arrival of the oldest click in each (for retention). A span is whole: it may come in several parts, all of them in this write.
+    pub counts: Vec<(Columns, Option<Timestamp>)>,
+    /// The first minute that is not closed.
+    pub until: Minute,
+    /// From when to when each filter is published.
+    pub filters: Vec<FilterSpan>,
+}
+
+/// Everything that one reducer partition told up to a minute.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RankedWrite {
+    /// Which calculation.
+    pub revision: Revision,
+    /// The reducer partition.
+    pub partition: Partition,
+    /// The rankings, with the arrival of the oldest click (for retention).
+    pub rankings: Vec<(Ranking, Option<Timestamp>)>,
+    /// The first minute whose rankings are not out.
+    pub until: Minute,
+}
+
+/// How far the store is complete. Read it before the figures.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct StoreProgress {
+    /// The first minute that is not closed, by aggregator partition.
+    pub counts: BTreeMap<Partition, Minute>,
+    /// The first minute whose rankings are not out, by reducer partition.
+    pub rankings: BTreeMap<Partition, Minute>,
+    /// From when to when each filter is published: the latest start and the earliest end that any aggregator partition told.
+    pub filters: Vec<FilterSpan>,
+    /// Counts and rankings before this minute may have been deleted, as may any that arrived long ago. `None`: nothing was deleted.
+    pub counts_from: Option<Minute>,
+    /// The same for rankings.
+    pub rankings_from: Option<Minute>,
+}
+
+impl StoreProgress {
+    /// The first minute whose counts are not complete, where `partitions` aggregator partitions must have told. `None` where one has not told anything.
+    pub fn counts_until(&self, partitions: u32) -> Option<Minute> {
+        until(&self.counts, partitions)
+    }
+
+    /// The same for rankings.
+    pub fn rankings_until(&self, partitions: u32) -> Option<Minute> {
+        until(&self.rankings, partitions)
+    }
+}
+
+fn until(progress: &BTreeMap<Partition, Minute>, partitions: u32) -> Option<Minute> {
+    (0..partitions).map(|p| progress.get(&Partition(p)).copied()).min().flatten()
+}
+
+/// A range of minutes `[from, to)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MinuteRange {
+    /// The first minute.
+    pub from: Minute,
+    /// The first minute that is no longer in it.
+    pub to: Minute,
+}
+
+/// Ads with their clicks, most clicked first, ties by `ad_id` (bytewise).
+pub type TopAds = Vec<(String, u64)>;
+
+/// Why the store did not do it.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// A passing fault: try again.
+    #[error("{what}: {why}")]
+    Unavailable {
+        /// What was being done.
+        what: String,
+        /// What came back.
+        why: String,
+    },
+    /// What is stored is not what it should be, or was written by a newer clickmill.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// Store results.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// The counts and rankings that queries are answered from. Reads are of the newest active revision of each figure; today that is [`Revision::STREAM`].
+pub trait AggregateStore: Send + Sync {
+    /// Writes the counts, then notes the progress; both at once where the store can.
+    fn write_closed(&self, write: &ClosedWrite) -> Result<()>;
+
+    /// Writes the rankings, then notes the progress.
+    fn write_ranked(&self, write: &RankedWrite) -> Result<()>;
+
+    /// Copies a definition here, where readers find it. The same version again changes nothing.
+    fn write_definition(&self, definition: &Definition) -> Result<()>;
+
+    /// Every definition, oldest first.
+    fn definitions(&self) -> Result<Vec<Definition>>;
+
+    /// How far the store is complete.
+    fn progress(&self) -> Result<StoreProgress>;
+
+    /// Clicks of each of these ads in a range of at most a year and a day; 0 for an ad that has none.
+    fn counts(&self, ads: &[&str], filter: FilterId, range: MinuteRange) -> Result<Vec<u64>>;
+
+    /// Clicks of an ad for each span of this kind that the range touches, oldest first; only minutes inside the range count.
+    fn series(&self, ad: &str, filter: FilterId, range: MinuteRange, step: SpanKind) -> Result<Vec<(Minute, u64)>>;
+
+    /// The stored rankings that end at these minutes; `None` where there is none (nothing was clicked, or it is not out).
+    fn rankings(&self, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<Option<Ranking>>>;
+
+    /// The `n` most clicked ads of a range, by merging its counts. `None` where the store cannot do that for a range so long.
+    fn top(&self, filter: FilterId, range: MinuteRange, n: usize) -> Result<Option<TopAds>>;
+
+    /// Deletes figures whose newest click arrived before these times. Returns how many stored things went.
+    fn expire(&self, counts_before: Timestamp, rankings_before: Timestamp) -> Result<u64>;
+}
