@@ -50,7 +50,7 @@ impl Books {
 /// The metadata of the mapper's committed offset.
 ///
 /// On the wire: version 1; watermark (zigzag microseconds, `i64::MIN` for none); 1 where it follows live sources of its own, else 0; `replay_from`; 0, or 1 and the highest
-/// minute counted; 1 where a watcher was ever heard, else 0; the definitions with the first minute of each; lines, counted, duplicates, late, the number of reasons and the count of each.
+/// minute counted; 0 where nothing was heard yet, 1 or 2 and the arrival of the last source's last record, 2 where that source is a watcher; the definitions with the first minute of each; lines, counted, duplicates, late, the number of reasons and the count of each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MapperCheckpoint {
     /// The partition's watermark.
@@ -61,8 +61,9 @@ pub struct MapperCheckpoint {
     pub replay_from: Offset,
     /// The highest minute that a click was counted in.
     pub highest_counted: Option<Minute>,
-    /// True once a log watcher was heard here: without live source the partition then waits for it.
-    pub heard_watcher: bool,
+    /// The arrival of the latest record of a source, and whether that source is a log watcher: without live source the
+    /// partition waits for a watcher, and moves on without foreign producers.
+    pub last_heard: Option<(Timestamp, bool)>,
     /// The definitions that still matter, each with the first minute that is counted by it; rising.
     pub definitions: Vec<(DefinitionVersion, Minute)>,
     /// What became of the lines.
@@ -78,7 +79,13 @@ impl MapperCheckpoint {
         out.uint(self.replay_from.0);
         out.u8(self.highest_counted.is_some().into());
         out.int(self.highest_counted.unwrap_or(Minute::MIN).as_epoch());
-        out.u8(self.heard_watcher.into());
+        match self.last_heard {
+            None => out.u8(0),
+            Some((arrival, is_watcher)) => {
+                out.u8(if is_watcher { 2 } else { 1 });
+                out.int(arrival.as_micros());
+            }
+        }
         out.uint(self.definitions.len() as u64);
         for (version, from) in &self.definitions {
             out.uint((*version).into());
@@ -102,7 +109,11 @@ impl MapperCheckpoint {
         let replay_from = Offset(input.uint()?);
         let counted_any = input.u8()? != 0;
         let highest = Minute::from_epoch(input.int()?);
-        let heard_watcher = input.u8()? != 0;
+        let last_heard = match input.u8()? {
+            0 => None,
+            kind @ (1 | 2) => Some((Timestamp::from_micros(input.int()?), kind == 2)),
+            _ => return Err(input.corrupt("an unknown kind of source")),
+        };
         let definitions = (0..input.count(2)?)
             .map(|_| Ok((input.u32()?, Minute::from_epoch(input.int()?))))
             .collect::<Result<_, CodecError>>()?;
@@ -123,7 +134,7 @@ impl MapperCheckpoint {
             has_live_source,
             replay_from,
             highest_counted: counted_any.then_some(highest),
-            heard_watcher,
+            last_heard,
             definitions,
             books,
         })

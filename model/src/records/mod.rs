@@ -12,7 +12,7 @@ pub use checkpoint::{Books, MapperCheckpoint};
 pub use partial::PartialBlock;
 pub use results::{Covered, FilterSpan, Ranking, ResultBody, ResultRecord};
 pub use set_aside::{SetAside, SetAsideBatch};
-pub use source::{Origin, SourceHeader, SourceMark};
+pub use source::{Origin, SourceHeader, SourceMark, lines_of};
 
 /// The topic between mapper and aggregator.
 pub const CLICK_PARTIALS: &str = "click-partials";

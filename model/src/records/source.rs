@@ -84,31 +84,56 @@ impl SourceHeader {
         out.finish()
     }
 
-    /// Reads source and mark, and the origin only if asked to.
-    pub fn decode(bytes: &[u8], with_origin: bool) -> Result<Self, CodecError> {
-        let (mut input, _) = Reader::new(bytes, WHAT, VERSION)?;
-        let source = SourceName::from(input.str()?);
-        let mark = match input.u8()? {
-            0 => SourceMark::Holding,
-            1 => SourceMark::At(Timestamp::from_micros(input.int()?)),
-            2 => SourceMark::Drained(Timestamp::from_micros(input.int()?)),
-            _ => return Err(input.corrupt("an unknown mark")),
-        };
+    /// Reads all of it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let (mut input, source, mark) = begin(bytes)?;
+        let source = SourceName::from(source);
         let mut origin = Origin::default();
-        if with_origin {
-            for _ in 0..input.count(2)? {
-                let file = input.str()?.to_owned();
-                let mut before = 0_i64;
-                let offsets = (0..input.count(1)?)
-                    .map(|_| {
-                        before = before.wrapping_add(input.int()?);
-                        Ok(before as u64)
-                    })
-                    .collect::<Result<Vec<_>, CodecError>>()?;
-                origin.runs.push((file, offsets));
-            }
-            input.finish()?;
+        for _ in 0..input.count(2)? {
+            let file = input.str()?.to_owned();
+            let mut before = 0_i64;
+            let offsets = (0..input.count(1)?)
+                .map(|_| {
+                    before = before.wrapping_add(input.int()?);
+                    Ok(before as u64)
+                })
+                .collect::<Result<Vec<_>, CodecError>>()?;
+            origin.runs.push((file, offsets));
         }
+        input.finish()?;
         Ok(Self { source, mark, origin })
     }
+
+    /// Reads source and mark only, and whether the record has lines (a heartbeat has none).
+    pub fn decode_mark(bytes: &[u8]) -> Result<(&str, SourceMark, bool), CodecError> {
+        let (mut input, source, mark) = begin(bytes)?;
+        Ok((source, mark, input.uint()? > 0))
+    }
+}
+
+fn begin(bytes: &[u8]) -> Result<(Reader<'_>, &str, SourceMark), CodecError> {
+    let (mut input, _) = Reader::new(bytes, WHAT, VERSION)?;
+    let source = input.str()?;
+    let mark = match input.u8()? {
+        0 => SourceMark::Holding,
+        1 => SourceMark::At(Timestamp::from_micros(input.int()?)),
+        2 => SourceMark::Drained(Timestamp::from_micros(input.int()?)),
+        _ => return Err(input.corrupt("an unknown mark")),
+    };
+    Ok((input, source, mark))
+}
+
+/// The lines of a record's value: what stands between newlines. `has_lines` is false for a heartbeat, whose value is empty.
+pub fn lines_of(value: &[u8], has_lines: bool) -> impl Iterator<Item = &[u8]> {
+    let mut rest = has_lines.then_some(value);
+    std::iter::from_fn(move || {
+        let bytes = rest?;
+        match memchr::memchr(b'\n', bytes) {
+            Some(at) => {
+                rest = bytes.get(at + 1..);
+                bytes.get(..at)
+            }
+            None => rest.take(),
+        }
+    })
 }
