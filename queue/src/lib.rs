@@ -12,6 +12,7 @@
 //! - **Stamped**: a record's arrival is the queue's own clock on append, and never goes back within a partition.
 
 pub mod clock;
+pub mod definitions;
 pub mod stage;
 pub mod topology;
 mod types;

@@ -1,0 +1,507 @@
+//! The operator: one raw partition's records become blocks of partial counts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use clickmill_model::prefetch::AHEAD;
+use clickmill_model::records::{
+    Books, MapperCheckpoint, PartialBlock, SetAside, SetAsideBatch, SourceHeader, lines_of,
+};
+use clickmill_model::{
+    AdTable, Click, CodecError, Columns, Definition, DefinitionVersion, FilterMask, FilterSet, Identity, LineParser,
+    Minute, Offset, RawPartition, RejectReason, TimeSettings, Timestamp, Watermark,
+};
+use clickmill_queue::Fetched;
+
+use crate::combine::{Combiner, Counted};
+use crate::identities::Identities;
+use crate::sources::Sources;
+
+/// How many clicks are taken through one step after the other at once: enough to hide the latency of memory, few enough to stay in the cache.
+const BATCH: usize = 8192;
+
+/// What the other raw partitions of the pipeline have committed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Others {
+    /// The lowest watermark of those that have a live source.
+    pub lowest_live: Option<Watermark>,
+    /// The latest arrival of any partition, and whether a watcher sent it.
+    pub last_heard: Option<(Timestamp, bool)>,
+}
+
+/// What a transaction of one raw partition commits.
+#[derive(Debug)]
+pub struct Mapped {
+    /// One block for each aggregator partition, in order.
+    pub blocks: Vec<PartialBlock>,
+    /// The late clicks, if any.
+    pub late: Option<SetAsideBatch>,
+    /// The lines that are no click, if any.
+    pub rejected: Option<SetAsideBatch>,
+    /// The next offset.
+    pub offset: Offset,
+    /// What goes beside it.
+    pub checkpoint: MapperCheckpoint,
+}
+
+/// A definition in force from a minute on.
+#[derive(Debug, Clone)]
+struct InForce {
+    version: DefinitionVersion,
+    from: Minute,
+    filters: Arc<FilterSet>,
+    dedup: bool,
+}
+
+#[derive(Debug)]
+struct OpenMinute {
+    minute: Minute,
+    identities: Identities,
+    first: Offset,
+    filters: Arc<FilterSet>,
+    dedup: bool,
+}
+
+/// A click on its way through a batch.
+struct Pending {
+    identity: Identity,
+    ad_hash: u64,
+    filters: FilterMask,
+    slot: u32,
+    ad_start: u32,
+    ad_len: u32,
+}
+
+/// Maps one raw partition. Pure: time comes in as arrivals, watermarks and [`PartitionMapper::tick`].
+pub struct PartitionMapper {
+    raw: RawPartition,
+    time: TimeSettings,
+    required: std::collections::BTreeSet<String>,
+    definitions: Vec<InForce>,
+    sources: Sources,
+    watermark: Watermark,
+    /// The open minutes that hold a click, with their place in `open`.
+    slots: BTreeMap<Minute, u32>,
+    open: Vec<OpenMinute>,
+    highest_counted: Option<Minute>,
+    expected_identities: usize,
+    books: Books,
+    /// What was committed last.
+    from: Offset,
+    /// The next record's.
+    to: Offset,
+    told: Watermark,
+    /// Since the last [`PartitionMapper::take`].
+    counted: Vec<Counted>,
+    oldest_arrival: Option<Timestamp>,
+    late: Vec<SetAside>,
+    rejected: Vec<SetAside>,
+    definition_told: bool,
+    /// Scratch.
+    parser: LineParser,
+    hashed: Vec<u8>,
+    pending: Vec<Pending>,
+    pending_ads: Vec<u8>,
+}
+
+impl PartitionMapper {
+    /// Starts at `from`, where nothing was ever committed.
+    pub fn new(raw: RawPartition, definition: &Definition, from: Offset) -> Self {
+        let mut mapper = Self {
+            raw,
+            time: definition.time,
+            required: definition.sources.clone(),
+            definitions: Vec::new(),
+            sources: Sources::default(),
+            watermark: Watermark::NONE,
+            slots: BTreeMap::new(),
+            open: Vec::new(),
+            highest_counted: None,
+            expected_identities: 0,
+            books: Books::default(),
+            from,
+            to: from,
+            told: Watermark::NONE,
+            counted: Vec::new(),
+            oldest_arrival: None,
+            late: Vec::new(),
+            rejected: Vec::new(),
+            definition_told: false,
+            parser: LineParser::new(),
+            hashed: Vec::new(),
+            pending: Vec::with_capacity(BATCH),
+            pending_ads: Vec::new(),
+        };
+        mapper.put_in_force(definition, Minute::MIN);
+        mapper
+    }
+
+    /// Goes on behind a checkpoint. Until [`PartitionMapper::replay`] was given every record from `checkpoint.replay_from` to `offset`, the identities of the open minutes
+    /// are not known. `definitions` holds all that ever were.
+    pub fn restore(
+        raw: RawPartition,
+        definitions: &[Definition],
+        offset: Offset,
+        checkpoint: &MapperCheckpoint,
+    ) -> Result<Self, MissingDefinition> {
+        let mut in_force = checkpoint.definitions.iter().map(|(version, from)| {
+            let definition = definitions.iter().find(|d| d.version == *version);
+            definition.map(|d| (d, *from)).ok_or(MissingDefinition(*version))
+        });
+        let (first, from) = in_force.next().ok_or(MissingDefinition(0))??;
+        let mut mapper = Self::new(raw, first, offset);
+        mapper.definitions.clear();
+        mapper.put_in_force(first, from);
+        for next in in_force {
+            let (definition, from) = next?;
+            mapper.put_in_force(definition, from);
+        }
+        mapper.watermark = checkpoint.watermark;
+        mapper.told = checkpoint.watermark;
+        mapper.highest_counted = checkpoint.highest_counted;
+        mapper.books = checkpoint.books.clone();
+        mapper.sources.restore(checkpoint.last_heard);
+        mapper.definition_told = true;
+        let newest = checkpoint.definitions.last().map_or(0, |(version, _)| *version);
+        for definition in definitions.iter().filter(|d| d.version > newest) {
+            mapper.define(definition);
+        }
+        Ok(mapper)
+    }
+
+    fn put_in_force(&mut self, definition: &Definition, from: Minute) {
+        self.time = definition.time;
+        self.required = definition.sources.clone();
+        let filters = Arc::new(FilterSet::new(&definition.filters));
+        self.definitions.push(InForce { version: definition.version, from, filters, dedup: definition.dedup });
+        self.definition_told = false;
+    }
+
+    /// Puts a newer definition in force, from the first minute in which nothing was counted yet. An older or known one changes nothing.
+    pub fn define(&mut self, definition: &Definition) {
+        if self.definitions.last().is_some_and(|last| last.version >= definition.version) {
+            return;
+        }
+        let untouched = self.highest_counted.map_or(Minute::MIN, Minute::next);
+        self.put_in_force(definition, untouched.max(self.watermark.open_from()));
+    }
+
+    /// The raw partition.
+    pub fn raw(&self) -> &RawPartition {
+        &self.raw
+    }
+
+    /// How far time has come here.
+    pub fn watermark(&self) -> Watermark {
+        self.watermark
+    }
+
+    /// What became of the lines so far.
+    pub fn books(&self) -> &Books {
+        &self.books
+    }
+
+    /// True where there is something to commit: records were read, the watermark moved, or a definition came into force.
+    pub fn has_news(&self) -> bool {
+        self.to != self.from || self.watermark != self.told || !self.definition_told
+    }
+
+    /// How many clicks wait for [`PartitionMapper::take`].
+    pub fn waiting(&self) -> usize {
+        self.counted.len() + self.late.len() + self.rejected.len()
+    }
+
+    /// Takes in records, in order. Nothing is refused but a header of a newer format.
+    pub fn apply(&mut self, records: &[Fetched], combiner: &mut Combiner) -> Result<(), CodecError> {
+        for record in records {
+            self.record(record, false)?;
+            if self.pending.len() >= BATCH {
+                self.settle(combiner);
+            }
+            self.to = record.offset.next();
+        }
+        self.settle(combiner);
+        Ok(())
+    }
+
+    /// Reads a record again that was committed before: its identities and its source, counting nothing.
+    pub fn replay(&mut self, record: &Fetched) -> Result<(), CodecError> {
+        self.record(record, true)?;
+        for pending in self.pending.drain(..) {
+            self.open[pending.slot as usize].identities.insert(pending.identity);
+        }
+        self.pending_ads.clear();
+        Ok(())
+    }
+
+    fn record(&mut self, record: &Fetched, replay: bool) -> Result<(), CodecError> {
+        let arrival = record.arrival;
+        self.sources.arrive(arrival);
+        let header = match record.record.header(SourceHeader::KEY).map(SourceHeader::decode_mark) {
+            Some(Err(error @ CodecError::TooNew { .. })) => return Err(error),
+            Some(Ok(header)) => Some(header),
+            // Any other client may use the name of our header for what it likes.
+            Some(Err(_)) | None => None,
+        };
+        let value = record.record.value.as_slice();
+        let highest = match header {
+            Some((_, _, has_lines)) => self.lines(record, lines_of(value, has_lines), replay),
+            None => self.lines(record, lines_of(value.strip_suffix(b"\n").unwrap_or(value), true), replay),
+        };
+        match header {
+            Some((source, mark, _)) => self.sources.watcher(source, mark, record.offset, arrival, &self.time),
+            None => self.sources.foreign(highest, record.offset, arrival, &self.time),
+        }
+        if !replay {
+            self.follow_sources();
+        }
+        Ok(())
+    }
+
+    fn follow_sources(&mut self) {
+        if let Some(watermark) = self.sources.watermark(&self.time, &self.required) {
+            self.watermark = self.watermark.raised_to(watermark);
+        }
+    }
+
+    /// Parses a record's lines and decides what is late, wrong or rejected. Returns the highest event time that no clock forbids.
+    fn lines<'a>(
+        &mut self,
+        record: &Fetched,
+        lines: impl Iterator<Item = &'a [u8]>,
+        replay: bool,
+    ) -> Option<Timestamp> {
+        let latest = record.arrival.after(self.time.max_clock_skew);
+        let mut parser = std::mem::take(&mut self.parser);
+        let mut highest = None;
+        let mut counted = false;
+        for (number, line) in lines.enumerate() {
+            let fate = match parser.parse(line) {
+                Err(reason) => Err(Some(reason)),
+                Ok(click) if click.timestamp > latest => Err(Some(RejectReason::WrongClock)),
+                Ok(click) => {
+                    highest = highest.max(Some(click.timestamp));
+                    if self.watermark.closes(click.timestamp.minute()) { Err(None) } else { Ok(click) }
+                }
+            };
+            match fate {
+                Ok(click) => {
+                    counted = true;
+                    self.enqueue(&click, record.offset);
+                }
+                Err(_) if replay => {}
+                Err(reason) => self.set_aside(record, number, line, reason),
+            }
+            if !replay {
+                self.books.lines += 1;
+            }
+        }
+        if counted && !replay {
+            self.oldest_arrival = Some(self.oldest_arrival.map_or(record.arrival, |oldest| oldest.min(record.arrival)));
+        }
+        self.parser = parser;
+        highest
+    }
+
+    #[inline]
+    fn enqueue(&mut self, click: &Click<'_>, offset: Offset) {
+        let slot = self.slot(click.timestamp.minute(), offset);
+        let identity = click.identity(&mut self.hashed);
+        let ad = click.ad_id.as_bytes();
+        let start = self.pending_ads.len() as u32;
+        self.pending_ads.extend_from_slice(ad);
+        let open = &self.open[slot as usize];
+        self.pending.push(Pending {
+            identity,
+            ad_hash: AdTable::hash(ad),
+            filters: open.filters.matches(click),
+            slot,
+            ad_start: start,
+            ad_len: ad.len() as u32,
+        });
+    }
+
+    #[inline]
+    fn slot(&mut self, minute: Minute, offset: Offset) -> u32 {
+        // Clicks come in runs of one minute, which is most often the one opened last.
+        if let Some(last) = self.open.last()
+            && last.minute == minute
+        {
+            return self.open.len() as u32 - 1;
+        }
+        if let Some(slot) = self.slots.get(&minute) {
+            return *slot;
+        }
+        let in_force = self.definitions.iter().rev().find(|d| d.from <= minute).or(self.definitions.first());
+        let (filters, dedup) = match in_force {
+            Some(d) => (Arc::clone(&d.filters), d.dedup),
+            None => (Arc::new(FilterSet::new(&[])), true),
+        };
+        // Only live traffic is worth room in advance: history may have thousands of minutes open, each with few clicks.
+        let expected = if self.open.len() < 4 { self.expected_identities } else { 0 };
+        let identities = Identities::with_room_for(expected);
+        self.open.push(OpenMinute { minute, identities, first: offset, filters, dedup });
+        let slot = self.open.len() as u32 - 1;
+        self.slots.insert(minute, slot);
+        self.highest_counted = self.highest_counted.max(Some(minute));
+        slot
+    }
+
+    /// Takes the pending clicks through identities and ad ids, each step asking for the memory of the elements ahead.
+    fn settle(&mut self, combiner: &mut Combiner) {
+        let Self { pending, open, books, counted, pending_ads, .. } = self;
+        let ask = |open: &[OpenMinute], next: &Pending| open[next.slot as usize].identities.prefetch(next.identity);
+        for i in 0..pending.len() {
+            if let Some(next) = pending.get(i + AHEAD) {
+                ask(open, next);
+            }
+            let click = &mut pending[i];
+            let minute = &mut open[click.slot as usize];
+            if minute.dedup && !minute.identities.insert(click.identity) {
+                click.filters = FilterMask(0);
+            }
+        }
+        for (i, click) in pending.iter().enumerate() {
+            if let Some(next) = pending.get(i + AHEAD) {
+                combiner.prefetch(next.ad_hash);
+            }
+            if click.filters == FilterMask(0) {
+                // Filter 0 matches every click, so that only a duplicate matches none.
+                books.duplicates += 1;
+                continue;
+            }
+            let ad = &pending_ads[click.ad_start as usize..(click.ad_start + click.ad_len) as usize];
+            counted.push(Counted { minute: click.slot, ad: combiner.number(click.ad_hash, ad), filters: click.filters });
+            books.counted += 1;
+        }
+        pending.clear();
+        pending_ads.clear();
+    }
+
+    fn set_aside(&mut self, record: &Fetched, number: usize, line: &[u8], reason: Option<RejectReason>) {
+        let header = record.record.header(SourceHeader::KEY).and_then(|bytes| SourceHeader::decode(bytes).ok());
+        let origin = header.and_then(|header| {
+            let (file, at) = header.origin.of_line(number)?;
+            Some((header.source.clone(), file.to_owned(), at))
+        });
+        let aside = SetAside {
+            offset: record.offset,
+            line_number: number as u32,
+            arrival: record.arrival,
+            reason,
+            origin,
+            line: line.to_vec(),
+        };
+        match reason {
+            None => {
+                self.books.late += 1;
+                self.late.push(aside);
+            }
+            Some(reason) => {
+                if let Some(count) = self.books.rejected.get_mut(reason as usize) {
+                    *count += 1;
+                }
+                self.rejected.push(aside);
+            }
+        }
+    }
+
+    /// Time passes at the partition's end: a fetch was answered at `now`, and nothing was there.
+    pub fn tick(&mut self, now: Timestamp, others: Others) {
+        self.sources.at_end(now);
+        self.follow_sources();
+        if !self.sources.stands(&self.time) || !self.required.is_empty() && self.watermark == Watermark::NONE {
+            return;
+        }
+        let by_others = others.lowest_live.or_else(|| {
+            let last = self.sources.last_heard().max(others.last_heard);
+            match last {
+                Some((_, true)) | None => None,
+                Some((_, false)) => Some(Watermark::at(now.before(self.time.source_timeout))),
+            }
+        });
+        if let Some(watermark) = by_others {
+            self.watermark = self.watermark.raised_to(watermark);
+        }
+    }
+
+    /// What is to be committed now. Afterwards the operator stands as if it had been.
+    pub fn take(&mut self, combiner: &mut Combiner) -> Mapped {
+        self.sources.forget_the_dead(&self.time);
+        let minutes: Vec<_> = self.open.iter().map(|open| (open.minute, open.filters.ids().to_vec())).collect();
+        let columns: Vec<Vec<Columns>> = if self.counted.is_empty() {
+            vec![Vec::new(); combiner.partitions() as usize]
+        } else {
+            combiner.combine(&minutes, &self.counted)
+        };
+        self.counted.clear();
+        self.close_minutes();
+        let definitions: Vec<_> = self.definitions.iter().map(|d| (d.version, d.from)).collect();
+        let oldest_arrival = self.oldest_arrival.take();
+        let blocks = columns
+            .into_iter()
+            .map(|minutes| PartialBlock {
+                raw: self.raw.clone(),
+                from: self.from,
+                to: self.to,
+                watermark: self.watermark,
+                oldest_arrival,
+                definitions: definitions.clone(),
+                minutes,
+            })
+            .collect();
+        self.from = self.to;
+        self.told = self.watermark;
+        self.definition_told = true;
+        let batch = |lines: Vec<SetAside>| {
+            (!lines.is_empty()).then(|| SetAsideBatch { raw: self.raw.clone(), lines })
+        };
+        Mapped {
+            blocks,
+            late: batch(std::mem::take(&mut self.late)),
+            rejected: batch(std::mem::take(&mut self.rejected)),
+            offset: self.to,
+            checkpoint: MapperCheckpoint {
+                watermark: self.watermark,
+                has_live_source: self.sources.has_live(&self.time),
+                replay_from: self.replay_from(),
+                highest_counted: self.highest_counted,
+                last_heard: self.sources.last_heard(),
+                definitions,
+                books: self.books.clone(),
+            },
+        }
+    }
+
+    fn replay_from(&self) -> Offset {
+        let oldest_line = self.open.iter().map(|open| open.first).min();
+        let oldest_source = self.sources.replay_from(&self.time);
+        oldest_line.into_iter().chain(oldest_source).fold(self.to, Offset::min)
+    }
+
+    /// Forgets the minutes that the watermark has closed, and the definitions that no open minute follows any more.
+    fn close_minutes(&mut self) {
+        let watermark = self.watermark;
+        let closing = self.open.iter().filter(|open| watermark.closes(open.minute));
+        if let Some(largest) = closing.map(|open| open.identities.len()).max() {
+            // The next minutes will hold about as many: their tables need not grow on the way.
+            self.expected_identities = largest;
+            self.open.retain(|open| !watermark.closes(open.minute));
+            self.slots = self.open.iter().enumerate().map(|(i, open)| (open.minute, i as u32)).collect();
+        }
+        let open_from = watermark.open_from();
+        let needed = self.definitions.iter().rposition(|d| d.from <= open_from).unwrap_or(0);
+        self.definitions.drain(..needed);
+    }
+}
+
+/// A checkpoint names a definition that is nowhere to be found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("definition {0} is in force, but the topic of definitions does not have it")]
+pub struct MissingDefinition(pub DefinitionVersion);
+
+impl std::fmt::Debug for PartitionMapper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PartitionMapper").field("raw", &self.raw).field("watermark", &self.watermark).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,162 @@
+//! The sources of one raw partition: who is live, and how far time has come by them.
+//!
+//! The rules are those of the design ("The mapper's watermark"). Silence is measured in the partition's own time: the sum of the gaps between arrivals, each counted
+//! as [`LONGEST_GAP`] at most, so that an outage that silences everybody counts against nobody, and of the time spent at the partition's end with fetches answered.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use clickmill_model::records::SourceMark;
+use clickmill_model::{Offset, SourceName, TimeSettings, Timestamp, Watermark};
+
+/// What a gap between two arrivals, or between two fetches at the end, counts at most.
+const LONGEST_GAP: Duration = Duration::from_secs(2);
+
+/// `None`: all foreign producers of the partition together.
+type Who = Option<SourceName>;
+
+#[derive(Debug)]
+struct Source {
+    /// How far it has come; `None` while it holds.
+    mark: Option<Timestamp>,
+    /// How long it was silent (foreign: how long its highest event time stood), in the partition's time.
+    silent: Duration,
+    /// How long it has been holding, in the partition's time.
+    held: Duration,
+    /// Its last record (foreign: the last that moved its mark).
+    last: Offset,
+}
+
+/// The sources of one raw partition.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    all: BTreeMap<Who, Source>,
+    heard: BTreeSet<SourceName>,
+    drained: bool,
+    last_arrival: Option<Timestamp>,
+    /// Time at the end since the last arrival, which the gap to the next arrival must not count again.
+    at_end: Duration,
+    /// All the time at the end since the last record of any source.
+    end_since_heard: Duration,
+    last_fetch_at_end: Option<Timestamp>,
+    last_heard: Option<(Timestamp, bool)>,
+    highest_foreign: Option<Timestamp>,
+}
+
+impl Sources {
+    /// Time passes to the arrival of the next record.
+    pub(crate) fn arrive(&mut self, arrival: Timestamp) {
+        if let Some(last) = self.last_arrival {
+            let gap = arrival.since(last).saturating_sub(self.at_end).min(LONGEST_GAP);
+            self.pass(gap);
+        }
+        self.last_arrival = Some(self.last_arrival.map_or(arrival, |last| last.max(arrival)));
+        self.at_end = Duration::ZERO;
+        self.last_fetch_at_end = None;
+    }
+
+    /// Time passes at the partition's end: a fetch was answered, and nothing was there.
+    pub(crate) fn at_end(&mut self, now: Timestamp) {
+        if let Some(before) = self.last_fetch_at_end {
+            let passed = now.since(before).min(LONGEST_GAP);
+            self.pass(passed);
+            self.at_end += passed;
+            self.end_since_heard += passed;
+        }
+        self.last_fetch_at_end = Some(now);
+    }
+
+    fn pass(&mut self, time: Duration) {
+        for source in self.all.values_mut() {
+            source.silent += time;
+            if source.mark.is_none() {
+                source.held += time;
+            }
+        }
+    }
+
+    /// A watcher spoke.
+    pub(crate) fn watcher(&mut self, name: &str, mark: SourceMark, offset: Offset, arrival: Timestamp, time: &TimeSettings) {
+        let cap = arrival.before(time.max_disorder);
+        let mark = match mark {
+            SourceMark::Holding => None,
+            SourceMark::At(at) => Some(at.min(cap)),
+            SourceMark::Drained(at) => {
+                self.drained = true;
+                Some(at.min(arrival.after(time.max_clock_skew).minute().end()))
+            }
+        };
+        let name = SourceName::from(name);
+        if !self.heard.contains(&name) {
+            self.heard.insert(name.clone());
+        }
+        let source = self.all.entry(Some(name)).or_insert(Source {
+            mark: None,
+            silent: Duration::ZERO,
+            held: Duration::ZERO,
+            last: offset,
+        });
+        source.silent = Duration::ZERO;
+        source.last = offset;
+        source.mark = mark;
+        if mark.is_some() {
+            source.held = Duration::ZERO;
+        }
+        self.last_heard = Some((arrival, true));
+        self.end_since_heard = Duration::ZERO;
+    }
+
+    /// A foreign record came, whose latest click (none ahead of the clock) is `highest`.
+    pub(crate) fn foreign(&mut self, highest: Option<Timestamp>, offset: Offset, arrival: Timestamp, time: &TimeSettings) {
+        self.last_heard = Some((arrival, false));
+        self.end_since_heard = Duration::ZERO;
+        let Some(highest) = highest.filter(|t| self.highest_foreign.is_none_or(|before| *t > before)) else { return };
+        self.highest_foreign = Some(highest);
+        let mark = Some(highest.min(arrival).before(time.max_disorder));
+        self.all.insert(None, Source { mark, silent: Duration::ZERO, held: Duration::ZERO, last: offset });
+    }
+
+    fn live(&self, time: &TimeSettings) -> impl Iterator<Item = &Source> {
+        let timeout = time.source_timeout;
+        self.all.values().filter(move |source| source.silent < timeout && source.held < timeout)
+    }
+
+    /// True where at least one source is waited for.
+    pub(crate) fn has_live(&self, time: &TimeSettings) -> bool {
+        self.live(time).next().is_some()
+    }
+
+    /// The first record that a restart must read to know the live sources again.
+    pub(crate) fn replay_from(&self, time: &TimeSettings) -> Option<Offset> {
+        self.live(time).map(|source| source.last).min()
+    }
+
+    /// How far the live sources have come: the slowest of them; none while one holds, there is none, or one of `required` was never heard.
+    pub(crate) fn watermark(&self, time: &TimeSettings, required: &BTreeSet<String>) -> Option<Watermark> {
+        if !self.drained && required.iter().any(|name| !self.heard.contains(&SourceName::from(name.as_str()))) {
+            return None;
+        }
+        self.live(time).map(|source| source.mark).min().flatten().map(Watermark::at)
+    }
+
+    /// Forgets the sources that are long gone, so that names that come and go do not pile up.
+    pub(crate) fn forget_the_dead(&mut self, time: &TimeSettings) {
+        let timeout = time.source_timeout;
+        self.all.retain(|_, source| source.silent < timeout.saturating_mul(2));
+    }
+
+    /// True once the partition has stood at its end, without a live source, for the timeout.
+    pub(crate) fn stands(&self, time: &TimeSettings) -> bool {
+        !self.has_live(time) && self.end_since_heard >= time.source_timeout
+    }
+
+    /// The arrival of the latest record, and whether a watcher sent it.
+    pub(crate) fn last_heard(&self) -> Option<(Timestamp, bool)> {
+        self.last_heard
+    }
+
+    /// Takes over from a checkpoint what the replay cannot show.
+    pub(crate) fn restore(&mut self, last_heard: Option<(Timestamp, bool)>) {
+        self.last_heard = last_heard;
+    }
+}
