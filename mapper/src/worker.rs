@@ -48,6 +48,8 @@ struct Input {
     mapper: PartitionMapper,
     /// Records before it were committed: they are read again for what they say of open minutes, and not counted.
     replay_until: Offset,
+    /// True until all of them were read again: nothing may be committed before.
+    replaying: bool,
 }
 
 /// A mapper worker: maps the raw partitions that its consumer is given.
@@ -96,8 +98,9 @@ impl MapperWorker {
                 let checkpoint = MapperCheckpoint::decode(&committed.metadata)?;
                 let mapper = PartitionMapper::restore(raw, self.definitions.all(), committed.offset, &checkpoint)
                     .map_err(|error| StageError::Broken(format!("{partition}: {error}")))?;
-                self.consumer.seek(&partition, checkpoint.replay_from.min(committed.offset))?;
-                Input { mapper, replay_until: committed.offset }
+                let replay_from = checkpoint.replay_from.min(committed.offset);
+                self.consumer.seek(&partition, replay_from)?;
+                Input { mapper, replay_until: committed.offset, replaying: replay_from < committed.offset }
             }
             None => {
                 let start = self.queue.range(&partition)?.start;
@@ -110,7 +113,11 @@ impl MapperWorker {
                 let Some(newest) = self.definitions.newest() else {
                     return Err(StageError::Broken("the pipeline's definitions are gone".into()));
                 };
-                Input { mapper: PartitionMapper::new(raw, newest, start), replay_until: start }
+                Input {
+                    mapper: PartitionMapper::new(raw, newest, start),
+                    replay_until: start,
+                    replaying: false,
+                }
             }
         };
         self.inputs.insert(partition, input);
@@ -147,6 +154,7 @@ impl MapperWorker {
                 Poll::Idle { at_end } => {
                     for partition in at_end {
                         if let Some(input) = self.inputs.get_mut(&partition) {
+                            input.replaying = false;
                             input.mapper.tick(now, self.others);
                         }
                     }
@@ -177,6 +185,9 @@ impl MapperWorker {
         for record in old {
             input.mapper.replay(record)?;
         }
+        if let Some(last) = records.last() {
+            input.replaying = last.offset.next() < input.replay_until;
+        }
         input.mapper.apply(new, &mut self.combiner)?;
         Ok(())
     }
@@ -184,7 +195,7 @@ impl MapperWorker {
     /// The transaction that commits all that was gathered.
     fn transaction(&mut self) -> Transaction {
         let mut transaction = Transaction::default();
-        for (partition, input) in self.inputs.iter_mut().filter(|(_, input)| input.mapper.has_news()) {
+        for (partition, input) in self.inputs.iter_mut().filter(|(_, input)| !input.replaying && input.mapper.has_news()) {
             let before = input.mapper.books().clone();
             let Mapped { blocks, late, rejected, offset, checkpoint } = input.mapper.take(&mut self.combiner);
             debug_assert!(before.balance());

@@ -1,0 +1,322 @@
+//! The totals of each ad over each window, slid minute by minute.
+
+use std::collections::VecDeque;
+
+use clickmill_model::{AdTable, FilterId, Minute, Offset, Timestamp, Window};
+
+use crate::open::Entries;
+use crate::rank::Best;
+
+/// The published counts of one closed minute.
+#[derive(Debug)]
+pub(crate) struct ClosedMinute {
+    pub(crate) minute: Minute,
+    pub(crate) filters: Vec<FilterId>,
+    /// By filter.
+    pub(crate) entries: Vec<Entries>,
+    pub(crate) oldest_arrival: Option<Timestamp>,
+    /// A record of `click-results` at or before those that tell it.
+    pub(crate) told_at: Offset,
+}
+
+/// Totals of one filter over one window.
+#[derive(Debug, Default)]
+struct Totals {
+    /// By ad number.
+    totals: Vec<u64>,
+    /// The ads whose total is not 0, each once (after [`Totals::compact`]).
+    active: Vec<u32>,
+}
+
+impl Totals {
+    fn add(&mut self, entries: &Entries) {
+        if let Some(last) = entries.ads.last()
+            && *last as usize >= self.totals.len()
+        {
+            self.totals.resize((*last as usize + 1).next_power_of_two(), 0);
+        }
+        for (ad, count) in entries.iter() {
+            let total = &mut self.totals[ad as usize];
+            if *total == 0 {
+                self.active.push(ad);
+            }
+            *total += count;
+        }
+    }
+
+    fn subtract(&mut self, entries: &Entries) {
+        for (ad, count) in entries.iter() {
+            if let Some(total) = self.totals.get_mut(ad as usize) {
+                *total = total.saturating_sub(count);
+            }
+        }
+    }
+
+    /// Forgets the ads that have no click left. Must come between subtracting and the next adding, so that no ad stands twice.
+    fn compact(&mut self) {
+        let totals = &self.totals;
+        self.active.retain(|ad| totals[*ad as usize] > 0);
+    }
+
+    fn clear(&mut self) {
+        for ad in self.active.drain(..) {
+            self.totals[ad as usize] = 0;
+        }
+    }
+
+    fn iter(&self) -> Box<dyn Iterator<Item = (u32, u64)> + '_> {
+        if self.active.len() > self.totals.len() / 4 {
+            // Nearly all are active: memory in order beats fewer places out of order.
+            Box::new(self.totals.iter().enumerate().filter(|(_, n)| **n > 0).map(|(ad, n)| (ad as u32, *n)))
+        } else {
+            Box::new(self.active.iter().map(|ad| (*ad, self.totals[*ad as usize])))
+        }
+    }
+
+    fn best(&self, ads: &AdTable, depth: usize) -> (Vec<(String, u64)>, bool) {
+        let mut best = Best::new(ads, depth);
+        if self.active.len() > self.totals.len() / 4 {
+            for (ad, total) in self.totals.iter().enumerate().filter(|(_, total)| **total > 0) {
+                best.show(ad as u32, *total);
+            }
+        } else {
+            for ad in &self.active {
+                best.show(*ad, self.totals[*ad as usize]);
+            }
+        }
+        best.finish()
+    }
+}
+
+/// One window: sliding, with a ranking at every minute, or tumbling, with one at its end only.
+#[derive(Debug)]
+struct Sums {
+    window: Window,
+    sliding: bool,
+    /// By filter id.
+    by_filter: Vec<(FilterId, Totals)>,
+}
+
+impl Sums {
+    fn totals(&mut self, filter: FilterId) -> &mut Totals {
+        let place = match self.by_filter.iter().position(|(id, _)| *id == filter) {
+            Some(place) => place,
+            None => {
+                self.by_filter.push((filter, Totals::default()));
+                self.by_filter.len() - 1
+            }
+        };
+        &mut self.by_filter[place].1
+    }
+
+    fn is_empty(&self) -> bool {
+        self.by_filter.iter().all(|(_, totals)| totals.active.is_empty())
+    }
+}
+
+/// All windows of one aggregator partition.
+#[derive(Debug, Default)]
+pub(crate) struct Windows {
+    /// Longer than a minute.
+    sums: Vec<Sums>,
+    /// The closed minutes that a sliding window still needs, oldest first.
+    history: VecDeque<ClosedMinute>,
+    /// The totals of the closed hours of the running day, for a restart: where they were told.
+    hours: VecDeque<(Minute, Offset)>,
+}
+
+/// A ranking: the filter, the window, the ads, whether these are all.
+pub(crate) type Ranked = (FilterId, Window, Vec<(String, u64)>, bool);
+
+impl Windows {
+    /// The windows in force from now on. A new one is summed up from the minutes that are kept. Returns the new ones.
+    pub(crate) fn set(&mut self, configured: &[Window]) -> Vec<Window> {
+        let wanted = configured
+            .iter()
+            .filter(|w| **w != Window::MINUTE)
+            .map(|w| (*w, true))
+            .chain([Window::HOUR, Window::DAY].into_iter().filter(|w| !configured.contains(w)).map(|w| (w, false)));
+        let mut before = std::mem::take(&mut self.sums);
+        let mut new = Vec::new();
+        for (window, sliding) in wanted {
+            let sums = match before.iter().position(|s| s.window == window && s.sliding == sliding) {
+                Some(place) => before.swap_remove(place),
+                None => {
+                    new.push(window);
+                    self.summed(window, sliding)
+                }
+            };
+            self.sums.push(sums);
+        }
+        new
+    }
+
+    /// Sums up a window from the minutes that are kept.
+    fn summed(&self, window: Window, sliding: bool) -> Sums {
+        let mut sums = Sums { window, sliding, by_filter: Vec::new() };
+        let Some(last) = self.history.back().map(|closed| closed.minute) else { return sums };
+        for closed in &self.history {
+            let inside = if sliding {
+                closed.minute >= window.first(last)
+            } else {
+                closed.minute.as_epoch().div_euclid(window.0.into()) == last.as_epoch().div_euclid(window.0.into())
+            };
+            if inside {
+                add(&mut sums, closed);
+            }
+        }
+        sums
+    }
+
+    fn longest_sliding(&self) -> i64 {
+        self.sums.iter().filter(|s| s.sliding).map(|s| i64::from(s.window.0)).max().unwrap_or(1).max(60)
+    }
+
+    /// How many minutes back it keeps.
+    pub(crate) fn kept_minutes(&self) -> i64 {
+        self.longest_sliding()
+    }
+
+    /// Adds a closed minute, which is later than all before it.
+    pub(crate) fn add(&mut self, closed: ClosedMinute) {
+        for sums in &mut self.sums {
+            add(sums, &closed);
+        }
+        self.history.push_back(closed);
+    }
+
+    /// Adds the totals of a whole hour of the running day, after a restart. Sliding windows have its minutes.
+    pub(crate) fn add_hour(&mut self, filters: &[FilterId], entries: &[Entries]) {
+        for sums in self.sums.iter_mut().filter(|s| !s.sliding && s.window == Window::DAY) {
+            for (filter, entries) in filters.iter().zip(entries) {
+                sums.totals(*filter).add(entries);
+            }
+        }
+    }
+
+    /// Restores a minute after a restart: into the windows ending before `closed_until` that hold it. Its hour's totals may have told it to the running day already.
+    pub(crate) fn restore(&mut self, closed: ClosedMinute, closed_until: Minute) {
+        let last = closed_until.previous();
+        for sums in &mut self.sums {
+            let length = i64::from(sums.window.0);
+            let inside = if sums.sliding {
+                closed.minute >= sums.window.first(last)
+            } else if sums.window == Window::DAY {
+                // Minutes of whole hours come as the hour's totals.
+                closed.minute.as_epoch().div_euclid(60) == closed_until.as_epoch().div_euclid(60)
+            } else {
+                closed.minute.as_epoch().div_euclid(length) == closed_until.as_epoch().div_euclid(length)
+            };
+            if inside {
+                add(sums, &closed);
+            }
+        }
+        self.history.push_back(closed);
+    }
+
+    /// Time has come to the end of `minute`: what is older than each sliding window leaves it.
+    pub(crate) fn slide(&mut self, minute: Minute) {
+        for sums in self.sums.iter_mut().filter(|s| s.sliding) {
+            let left = sums.window.first(minute).previous();
+            if let Ok(place) = self.history.binary_search_by_key(&left, |closed| closed.minute) {
+                let closed = &self.history[place];
+                for (filter, entries) in closed.filters.iter().zip(&closed.entries) {
+                    sums.totals(*filter).subtract(entries);
+                }
+                for (_, totals) in &mut sums.by_filter {
+                    totals.compact();
+                }
+            }
+        }
+        let oldest_needed = minute.plus(1 - self.longest_sliding());
+        while self.history.front().is_some_and(|closed| closed.minute < oldest_needed) {
+            self.history.pop_front();
+        }
+    }
+
+    /// The rankings that end with `minute`, of windows longer than a minute; those without any click are left out.
+    pub(crate) fn rank(&self, minute: Minute, filters: &[FilterId], ads: &AdTable, depth: usize) -> Vec<Ranked> {
+        let mut out = Vec::new();
+        for sums in self.sums.iter().filter(|s| s.sliding || s.window.is_aligned_at(minute)) {
+            for (filter, totals) in sums.by_filter.iter().filter(|(f, t)| filters.contains(f) && !t.active.is_empty()) {
+                let (best, whole) = totals.best(ads, depth);
+                out.push((*filter, sums.window, best, whole));
+            }
+        }
+        out
+    }
+
+    /// The totals of the window that ends with `minute`, a whole hour's or day's last: for each filter, by rising ad number.
+    pub(crate) fn totals(&self, window: Window, filters: &[FilterId]) -> Vec<Entries> {
+        let sums = self.sums.iter().find(|s| s.window == window);
+        filters
+            .iter()
+            .map(|filter| {
+                let mut entries = Entries::default();
+                if let Some((_, totals)) = sums.and_then(|s| s.by_filter.iter().find(|(id, _)| id == filter)) {
+                    let mut all: Vec<(u32, u64)> = totals.iter().collect();
+                    all.sort_unstable();
+                    for (ad, count) in all {
+                        entries.push(ad, count);
+                    }
+                }
+                entries
+            })
+            .collect()
+    }
+
+    /// Empties the tumbling windows that end with `minute`.
+    pub(crate) fn tumble(&mut self, minute: Minute) {
+        for sums in self.sums.iter_mut().filter(|s| !s.sliding && s.window.is_aligned_at(minute)) {
+            for (_, totals) in &mut sums.by_filter {
+                totals.clear();
+            }
+        }
+        if Window::DAY.is_aligned_at(minute) {
+            self.hours.clear();
+        }
+    }
+
+    /// Notes where the totals of an hour were told.
+    pub(crate) fn hour_told(&mut self, hour: Minute, at: Offset) {
+        self.hours.push_back((hour, at));
+    }
+
+    /// The next minute after `minute` at whose end something happens although nothing was clicked in it: the next one while a sliding window holds a click, the end of a
+    /// tumbling window that does. `None` where all are empty.
+    pub(crate) fn next_event(&self, minute: Minute) -> Option<Minute> {
+        let next = minute.next();
+        let of = |sums: &Sums| {
+            if sums.is_empty() {
+                None
+            } else if sums.sliding {
+                Some(next)
+            } else {
+                let length = i64::from(sums.window.0);
+                Some(Minute::from_epoch((next.as_epoch().div_euclid(length) + 1) * length - 1))
+            }
+        };
+        self.sums.iter().filter_map(of).min()
+    }
+
+    /// The first record of `click-results` that a restart must read.
+    pub(crate) fn needed_from(&self) -> Option<Offset> {
+        let minutes = self.history.front().map(|closed| closed.told_at);
+        let hours = self.hours.front().map(|(_, at)| *at);
+        minutes.into_iter().chain(hours).min()
+    }
+
+    /// The arrival of the oldest click in the window of `length` minutes that ends with `minute`, as far as its minutes are kept.
+    pub(crate) fn oldest_arrival(&self, minute: Minute, length: i64) -> Option<Timestamp> {
+        let first = minute.plus(1 - length);
+        self.history.iter().filter(|closed| closed.minute >= first).filter_map(|closed| closed.oldest_arrival).min()
+    }
+}
+
+fn add(sums: &mut Sums, closed: &ClosedMinute) {
+    for (filter, entries) in closed.filters.iter().zip(&closed.entries) {
+        if !entries.is_empty() {
+            sums.totals(*filter).add(entries);
+        }
+    }
+}
