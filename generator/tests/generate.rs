@@ -139,7 +139,7 @@ fn the_same_seed_gives_the_same_bytes_for_good() {
     assert_ne!(lines(&Options { seed: 2, ..small("") }).unwrap().0, bytes);
 }
 
-const SMALL: (usize, u64) = (0, 0);
+const SMALL: (usize, u64) = (3_231_001, 15_314_223_763_703_361_917);
 
 #[test]
 fn memory_and_disk_hold_the_same() {
@@ -225,6 +225,35 @@ fn old_files_go_where_few_are_kept() {
     assert_eq!(names, ["clicks-00.000003.log", "clicks-00.000004.log", "clicks-00.log"]);
 }
 
+struct StopsWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for StopsWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The log files of a folder in which files are being renamed: as they were between two renames.
+fn steady_logs(folder: &Path, deadline: Instant) -> BTreeMap<String, String> {
+    let names = || {
+        let mut names: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        names.retain(|path| path.extension().is_some_and(|e| e == "log"));
+        names.sort();
+        names
+    };
+    loop {
+        assert!(Instant::now() < deadline, "files are renamed all the time");
+        let before = names();
+        let read =
+            before.iter().map(|path| Some((path.file_name()?.to_str()?.to_owned(), fs::read_to_string(path).ok()?)));
+        if let Some(logs) = read.collect::<Option<_>>()
+            && names() == before
+        {
+            return logs;
+        }
+    }
+}
+
 #[test]
 fn live_clicks_happen_now_and_stop_in_order() {
     let folder = tempfile::tempdir().unwrap();
@@ -244,29 +273,26 @@ fn live_clicks_happen_now_and_stop_in_order() {
     let truth_file = folder.path().join(TRUTH_FILE);
     std::thread::scope(|scope| {
         let run = scope.spawn(|| generate(&options, now, |_| (), &stop).unwrap());
+        let stops = StopsWhenDropped(&stop);
         let deadline = Instant::now() + Duration::from_secs(30);
-        let out = loop {
-            assert!(Instant::now() < deadline, "no truth while it runs");
-            // A kill at this very moment must leave a truth that is right for the minutes in it.
-            let truth = fs::read(&truth_file).unwrap_or_default();
-            let logs = logs(folder.path());
-            if truth.len() > 100 {
-                break (truth, logs);
+        let rows = loop {
+            let rows = truth_rows(&truth_file);
+            if !rows.is_empty() {
+                break rows;
             }
-            std::thread::yield_now();
+            assert!(Instant::now() < deadline && !run.is_finished(), "no truth while it runs");
+            std::thread::sleep(Duration::from_millis(10));
         };
-        stop.store(true, Ordering::Relaxed);
-        let summary = run.join().unwrap();
-        assert!(summary.clicks > 100_000, "{summary:?}");
-        let (truth, at_kill) = out;
-        fs::write(folder.path().join("killed.csv"), truth).unwrap();
-        let rows = truth_rows(&folder.path().join("killed.csv"));
-        let whole: Vec<String> =
-            at_kill.into_values().map(|log| log[..log.rfind('\n').map_or(0, |n| n + 1)].to_owned()).collect();
-        let (counts, ..) = slow_truth(whole.iter().map(String::as_str));
+        // A kill at this very moment must leave a truth that is right for the minutes in it.
+        let at_kill = steady_logs(folder.path(), deadline);
+        let whole_lines = at_kill.values().map(|log| &log[..log.rfind('\n').map_or(0, |end| end + 1)]);
         let last = rows.last().unwrap().0.0.clone();
+        let (counts, ..) = slow_truth(whole_lines);
         let known: Vec<_> = counts.into_iter().filter(|((minute, _), _)| *minute <= last).collect();
         assert!(rows == known, "the truth of a killed run");
+        drop(stops);
+        let summary = run.join().unwrap();
+        assert!(summary.clicks > 100_000, "{summary:?}");
     });
     let logs = logs(folder.path());
     let (counts, ..) = slow_truth(logs.values().map(String::as_str));
