@@ -6,7 +6,7 @@
 //! - **An exact truth**: no two clicks are alike by accident, because all clicks of a second have different users by construction.
 //! - **Bounded disorder**: a line's time is never more than [`Options::disorder`] behind that of a line before it, in any file.
 //!
-//! The way of a click: [`options`] turns into a plan, `stream` draws clicks from it (ads by `zipf`, addresses and countries by
+//! The way of a click: `options` become a plan, `stream` draws clicks from it (ads by `zipf`, addresses and countries by
 //! `places`), holds some of them back for a while and writes them as lines (`text`); `truth` counts them; `files` puts lines on disk.
 //! `stream` and what it uses know no clock and no file.
 
