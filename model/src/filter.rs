@@ -1,8 +1,8 @@
 //! Predefined filters, and which of them a click matches.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 
+use hashbrown::HashMap;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -100,7 +100,9 @@ pub struct FilterSet {
     countries: FieldMasks,
     users: FieldMasks,
     without_ip: u64,
-    networks: Vec<(IpNet, u64)>,
+    /// Network, mask and the filter's bit.
+    v4: Vec<(u32, u32, u64)>,
+    v6: Vec<(u128, u128, u64)>,
 }
 
 #[derive(Debug, Clone)]
@@ -140,13 +142,22 @@ impl FilterSet {
                 .collect(),
             other: mask(&|f| f.user_id.is_empty()),
         };
-        let networks = filters.iter().enumerate().flat_map(|(place, f)| f.ip.iter().map(move |net| (*net, 1 << place)));
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (place, filter) in filters.iter().enumerate() {
+            for net in &filter.ip {
+                match net {
+                    IpNet::V4(net) => v4.push((net.network().to_bits(), net.netmask().to_bits(), 1 << place)),
+                    IpNet::V6(net) => v6.push((net.network().to_bits(), net.netmask().to_bits(), 1 << place)),
+                }
+            }
+        }
         Self {
             ids: filters.iter().map(|f| f.id).collect(),
             countries,
             users,
             without_ip: mask(&|f| f.ip.is_empty()),
-            networks: networks.collect(),
+            v4,
+            v6,
         }
     }
 
@@ -162,8 +173,15 @@ impl FilterSet {
     }
 
     fn ip_mask(&self, ip: IpAddr) -> u64 {
-        self.networks.iter().fold(self.without_ip, |mask, (net, bit)| if net.contains(&ip) { mask | bit } else { mask })
+        match ip {
+            IpAddr::V4(ip) => within(self.without_ip, &self.v4, |net, mask| ip.to_bits() & mask == *net),
+            IpAddr::V6(ip) => within(self.without_ip, &self.v6, |net, mask| ip.to_bits() & mask == *net),
+        }
     }
+}
+
+fn within<T>(without: u64, networks: &[(T, T, u64)], holds: impl Fn(&T, &T) -> bool) -> u64 {
+    networks.iter().fold(without, |found, (net, mask, bit)| if holds(net, mask) { found | bit } else { found })
 }
 
 #[cfg(test)]
