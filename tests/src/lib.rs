@@ -1,1 +1,10 @@
-//! What no single crate can show: end to end, faults, killed processes
+//! What no single crate can show: the whole pipeline against a slow model, under faults, and as a process that is killed.
+//!
+//! [`model`] says what every figure must be; [`process`] runs the real program; [`answers`] compares what it says with what is true, [`raw`] reads what it left in Parquet.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // Helpers of tests give up as tests do.
+
+pub mod answers;
+pub mod model;
+pub mod process;
+pub mod raw;

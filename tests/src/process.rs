@@ -1,0 +1,256 @@
+//! The real program as a process: built once, run on a folder of its own, asked over HTTP, killed.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Tries again and again until there is something. Gives up, naming what was waited for, at the deadline.
+///
+/// # Panics
+/// Where the time is over.
+pub fn wait_for<T>(what: &str, at_most: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + at_most;
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {at_most:?} for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The program, built in the profile and folder of the test that asks.
+pub fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        // target/debug/deps/some_test-0123: the program comes to target/debug.
+        let test = std::env::current_exe().unwrap();
+        let profile_dir = test.ancestors().nth(2).unwrap();
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--package", "clickmill", "--target-dir"]).arg(profile_dir.parent().unwrap());
+        if profile_dir.ends_with("release") {
+            build.arg("--release");
+        }
+        let status = build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap();
+        assert!(status.success(), "clickmill does not build");
+        profile_dir.join(format!("clickmill{}", std::env::consts::EXE_SUFFIX))
+    })
+}
+
+/// A folder with a configuration, log files and a data folder, in which the program runs.
+#[derive(Debug)]
+pub struct Site {
+    folder: TempDir,
+}
+
+/// What a command left.
+#[derive(Debug)]
+pub struct Finished {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its results.
+    pub stdout: String,
+    /// Its log.
+    pub stderr: String,
+}
+
+impl Site {
+    /// A new folder with this `clickmill.toml`.
+    pub fn new(configuration: &str) -> Self {
+        let site = Self { folder: tempfile::tempdir().unwrap() };
+        site.configure(configuration);
+        fs::create_dir(site.logs()).unwrap();
+        site
+    }
+
+    /// Replaces the configuration.
+    pub fn configure(&self, configuration: &str) {
+        fs::write(self.folder.path().join("clickmill.toml"), configuration).unwrap();
+    }
+
+    /// The site's folder, in which commands run.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where the log files are.
+    pub fn logs(&self) -> PathBuf {
+        self.folder.path().join("logs")
+    }
+
+    /// Where the program keeps its things.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("clickmill-data")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command.args(args).current_dir(self.path()).stdin(Stdio::null());
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CLICKMILL_")) {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("stderr.log")
+    }
+
+    fn stderr_tail(&self) -> String {
+        let log = fs::read(self.log()).unwrap_or_default();
+        String::from_utf8_lossy(&log[log.len().saturating_sub(4000)..]).into_owned()
+    }
+
+    /// Runs a command to its end.
+    ///
+    /// # Panics
+    /// Where it takes longer than `at_most`.
+    pub fn run(&self, args: &[&str], at_most: Duration) -> Finished {
+        let mut running = self.start(args);
+        let status = running.wait(at_most);
+        let stdout = running.stdout.iter().collect::<Vec<_>>().join("\n");
+        let mut stderr = String::new();
+        File::open(self.log()).unwrap().read_to_string(&mut stderr).unwrap();
+        Finished { status, stdout, stderr }
+    }
+
+    /// [`Site::run`] of a command that must succeed. Returns its results.
+    ///
+    /// # Panics
+    /// Where it does not end with status 0.
+    pub fn succeed(&self, args: &[&str], at_most: Duration) -> String {
+        let finished = self.run(args, at_most);
+        assert!(finished.status.success(), "{args:?}: {}\n{}", finished.status, self.stderr_tail());
+        finished.stdout
+    }
+
+    /// Starts a command that goes on. Its log goes to the site's `stderr.log`, beginning anew.
+    pub fn start(&self, args: &[&str]) -> Running<'_> {
+        let mut command = self.command(args);
+        let mut child = command.stdout(Stdio::piped()).stderr(File::create(self.log()).unwrap()).spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (send, lines) = channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if send.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Running { site: self, child, stdout: lines, address: None }
+    }
+
+    /// Starts a command that serves HTTP, and waits until it is ready.
+    pub fn serve(&self, args: &[&str], at_most: Duration) -> Running<'_> {
+        let mut running = self.start(args);
+        running.wait_until_ready(at_most);
+        running
+    }
+}
+
+/// A command that runs. It is killed when dropped.
+#[derive(Debug)]
+pub struct Running<'a> {
+    site: &'a Site,
+    child: Child,
+    stdout: Receiver<String>,
+    address: Option<String>,
+}
+
+impl Running<'_> {
+    /// Waits until it answers that it is ready.
+    ///
+    /// # Panics
+    /// Where it ends or takes longer than `at_most`.
+    pub fn wait_until_ready(&mut self, at_most: Duration) {
+        let began = Instant::now();
+        let address = wait_for("the address on stdout", at_most, || {
+            self.must_run();
+            self.stdout.try_iter().find_map(|line| Some(line.split_once("listening on ")?.1.trim().to_owned()))
+        });
+        self.address = Some(address);
+        wait_for("readiness", at_most.saturating_sub(began.elapsed()), || {
+            self.must_run();
+            self.try_get("/readyz").filter(|(status, _)| *status == 200)
+        });
+    }
+
+    fn must_run(&mut self) {
+        if let Some(status) = self.child.try_wait().unwrap() {
+            panic!("it ended: {status}\n{}", self.site.stderr_tail());
+        }
+    }
+
+    /// `http://127.0.0.1:…`, once it is ready.
+    pub fn address(&self) -> &str {
+        self.address.as_deref().unwrap_or_else(|| panic!("not ready yet"))
+    }
+
+    /// The status and the body of an answer; `None` where there is no answer.
+    pub fn try_get(&self, path: &str) -> Option<(u16, String)> {
+        let request = ureq::get(format!("{}{path}", self.address()))
+            .config()
+            .http_status_as_error(false)
+            .timeout_global(Some(Duration::from_secs(30)))
+            .build();
+        let mut answer = request.call().ok()?;
+        let body = answer.body_mut().with_config().limit(256 << 20).read_to_string().ok()?;
+        Some((answer.status().as_u16(), body))
+    }
+
+    /// The JSON of a successful answer.
+    ///
+    /// # Panics
+    /// Where there is none, or it has another status than 200.
+    pub fn get(&self, path: &str) -> Value {
+        let Some((status, body)) = self.try_get(path) else {
+            panic!("no answer to {path}\n{}", self.site.stderr_tail())
+        };
+        assert_eq!(status, 200, "{path}: {body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    /// Kills it as a power failure would.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks it to end (`SIGTERM`), and waits for it.
+    pub fn terminate(mut self, at_most: Duration) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait(at_most)
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id() as i32).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    fn wait(&mut self, at_most: Duration) -> ExitStatus {
+        let deadline = Instant::now() + at_most;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it did not end in {at_most:?}\n{}", self.site.stderr_tail());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}

@@ -1,0 +1,207 @@
+//! `clickmill up`, the real program, from log files to answers.
+
+#![allow(clippy::unwrap_used)] // Helpers of tests unwrap as tests do.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use clickmill_generator::{Options, Start, Summary, TRUTH_FILE, Truth, generate};
+use clickmill_model::records::{Origin, SourceHeader, SourceMark};
+use clickmill_model::{Definition, Filter, FilterId, InputTopic, Offset, Partition, RawPartition, Timestamp, Window};
+use clickmill_tests::answers::{assert_counts, assert_top, lines_of_logs};
+use clickmill_tests::model::Model;
+use clickmill_tests::process::Site;
+use clickmill_tests::raw;
+
+const CONFIGURATION: &str = r#"
+[input]
+logs = ["logs/*.log"]
+source = "test"
+
+[time]
+max_disorder = "5s"
+
+[[filter]]
+id = 1
+name = "USA"
+country = ["USA"]
+
+[[filter]]
+id = 2
+name = "neither USA nor India"
+exclude_country = ["USA", "India"]
+
+[[filter]]
+id = 3
+name = "two networks"
+ip = ["207.148.0.0/16", "2001:db8:8::/45"]
+"#;
+
+/// Longer than anything here takes, on a machine that is busy with something else.
+const LONG: Duration = Duration::from_secs(120);
+
+fn definition() -> Definition {
+    let filter = |json: &str| serde_json::from_str::<Filter>(json).unwrap();
+    Definition {
+        inputs: vec![InputTopic { topic: "ad-clicks".into(), partitions: 1 }],
+        filters: vec![
+            Filter::all(),
+            filter(r#"{"id":1,"country":["USA"]}"#),
+            filter(r#"{"id":2,"exclude_country":["USA","India"]}"#),
+            filter(r#"{"id":3,"ip":["207.148.0.0/16","2001:db8:8::/45"]}"#),
+        ],
+        ..Definition::default()
+    }
+}
+
+/// The slow model of lines of which none is late.
+fn model_of(lines: &[Vec<u8>]) -> Model {
+    let mut model = Model::new(definition());
+    let origin = Origin { runs: vec![("log".into(), vec![0; lines.len()])] };
+    let header = SourceHeader { source: "test".into(), mark: SourceMark::Holding, origin };
+    let far = Timestamp::from_secs(1 << 40);
+    model.record(&RawPartition::new("ad-clicks", Partition(0)), Offset(0), far, Some(&header), &lines.join(&b'\n'));
+    model
+}
+
+/// What the model says of one filter.
+fn truth_of(model: &Model, filter: FilterId) -> Truth {
+    let of_filter = model.counts().iter().filter(|((_, of, _), _)| *of == filter);
+    Truth { counts: of_filter.map(|((minute, _, ad), count)| ((*minute, ad.clone()), *count)).collect() }
+}
+
+fn no_clock() -> Timestamp {
+    Timestamp::EPOCH
+}
+
+fn wall_clock() -> Timestamp {
+    Timestamp::from_micros(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as i64)
+}
+
+/// Every line of the logs stands in raw Parquet once, and none else.
+fn assert_raw(site: &Site, lines: &[Vec<u8>]) {
+    let raw = raw::read(&site.data().join("files/raw"));
+    let places: BTreeSet<_> = raw.iter().map(|r| (&r.topic, r.partition, r.offset, r.line_number)).collect();
+    assert_eq!(places.len(), raw.len(), "a place in the queue stands twice in raw Parquet");
+    let mut found: Vec<&[u8]> = raw.iter().map(|raw| raw.line.as_slice()).collect();
+    found.sort_unstable();
+    assert_eq!(found.len(), lines.len(), "lines in raw Parquet and in the logs");
+    let different = found.iter().zip(lines).find(|(found, line)| **found != line.as_slice());
+    let text = |line: &[u8]| String::from_utf8_lossy(line).into_owned();
+    assert_eq!(different.map(|(found, line)| (text(found), text(line))), None);
+}
+
+#[test]
+fn drain_counts_are_exactly_the_truth() {
+    let site = Site::new(CONFIGURATION);
+    let options =
+        Options { clicks: 60_000, ads: 300, minutes: 8, files: 4, duplicates: 0.03, ..Options::new(site.logs()) };
+    let Summary { lines, clicks, duplicates, .. } =
+        generate(&options, no_clock, |_| (), &AtomicBool::new(false)).unwrap();
+    let summary = site.succeed(&["up", "--drain"], LONG);
+    let expected = format!("{lines} lines: {clicks} clicks, {duplicates} duplicates, 0 late, 0 rejected; 8 minutes");
+    assert!(summary.contains(&expected), "{summary:?} does not say {expected:?}");
+
+    let log_lines = lines_of_logs(&site.logs());
+    let model = model_of(&log_lines);
+    let truth = Truth::read(&site.logs().join(TRUTH_FILE)).unwrap();
+    assert_eq!(truth_of(&model, FilterId::ALL), truth, "the model and the generator agree");
+    let api = site.serve(&["api", "--listen", "127.0.0.1:0"], LONG);
+    for filter in [0, 1, 2, 3].map(FilterId) {
+        assert_counts(&api, filter, &truth_of(&model, filter));
+        let (first, last) = (truth.counts.keys().next().unwrap().0, truth.counts.keys().next_back().unwrap().0);
+        for minute in (0..8).map(|m| first.plus(m)) {
+            for window in [Window(1), Window(5), Window(60)] {
+                let ranking = model.ranking(filter, window, minute);
+                assert_top(&api, filter, window.first(minute), minute.next(), 100, &ranking);
+            }
+        }
+        assert_top(&api, filter, first.plus(1), last, 7, &model.top(filter, first.plus(1), last));
+    }
+    drop(api);
+    assert_raw(&site, &log_lines);
+
+    // Again, and nothing is new.
+    let summary = site.succeed(&["up", "--drain"], LONG);
+    assert!(summary.contains("0 lines: 0 clicks"), "{summary:?}");
+    assert_raw(&site, &log_lines);
+}
+
+/// Random numbers of a test: xorshift64 (Marsaglia 2003).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+#[test]
+fn thirty_kills_under_load_lose_and_double_nothing() {
+    const KILLS: u64 = 30;
+    let seed = std::env::var("CLICKMILL_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed: u64 = seed.unwrap_or_else(|| wall_clock().as_micros().unsigned_abs() | 1);
+    println!("CLICKMILL_TEST_SEED={seed}");
+    let mut dice = Dice(seed);
+    let site = Site::new(CONFIGURATION);
+    let stop = AtomicBool::new(false);
+    let options = Options {
+        clicks: u64::MAX,
+        ads: 200,
+        seed,
+        files: 2,
+        duplicates: 0.03,
+        disorder: Duration::from_secs(2),
+        start: Start::Now { history: Duration::from_secs(90) },
+        rate: Some(3000),
+        rotate_lines: Some(4000),
+        ..Options::new(site.logs())
+    };
+    let mut ready = 0;
+    let made = std::thread::scope(|scope| {
+        let traffic = scope.spawn(|| generate(&options, wall_clock, |_| (), &stop));
+        let stops = StopsWhenDropped(&stop);
+        for kill in 0..KILLS {
+            let mut up = site.start(&["up", "--listen", "127.0.0.1:0"]);
+            // Some die while they start, some while they catch up, some in the flow.
+            if kill % 3 == 0 {
+                up.wait_until_ready(LONG);
+                ready += 1;
+            }
+            std::thread::sleep(Duration::from_millis(dice.below(1500)));
+            up.kill();
+        }
+        drop(stops);
+        traffic.join().unwrap().unwrap()
+    });
+    assert_eq!(ready, KILLS.div_ceil(3));
+    let began = Instant::now();
+    site.succeed(&["up", "--drain"], LONG);
+    assert!(began.elapsed() < LONG);
+
+    let log_lines = lines_of_logs(&site.logs());
+    assert_eq!(log_lines.len() as u64, made.lines);
+    let truth = Truth::read(&site.logs().join(TRUTH_FILE)).unwrap();
+    let api = site.serve(&["api", "--listen", "127.0.0.1:0"], LONG);
+    let status = api.get("/v1/status");
+    assert_eq!((&status["late"], &status["duplicate"]), (&0.into(), &made.duplicates.into()), "{status}");
+    assert_counts(&api, FilterId::ALL, &truth);
+    let model = model_of(&log_lines);
+    for filter in [1, 2, 3].map(FilterId) {
+        assert_counts(&api, filter, &truth_of(&model, filter));
+    }
+    drop(api);
+    assert_raw(&site, &log_lines);
+}
+
+struct StopsWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for StopsWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
