@@ -249,7 +249,7 @@ impl PartitionMapper {
             None => self.lines(record, lines_of(value.strip_suffix(b"\n").unwrap_or(value), true), replay),
         };
         match header {
-            Some((source, mark, _)) => self.sources.watcher(source, mark, record.offset, arrival, &self.time),
+            Some((source, mark, _)) => self.sources.watcher(source, mark, record.offset, arrival),
             None => self.sources.foreign(highest, record.offset, arrival, &self.time),
         }
         if !replay {
@@ -259,7 +259,10 @@ impl PartitionMapper {
     }
 
     fn follow_sources(&mut self) {
-        if let Some(watermark) = self.sources.watermark(&self.time, &self.required) {
+        if self.sources.awaits(&self.required) {
+            return;
+        }
+        if let Some(watermark) = self.sources.watermark(&self.time) {
             self.watermark = self.watermark.raised_to(watermark);
         }
     }
@@ -410,7 +413,7 @@ impl PartitionMapper {
     pub fn tick(&mut self, now: Timestamp, others: Others) {
         self.sources.at_end(now);
         self.follow_sources();
-        if !self.sources.stands(&self.time) || !self.required.is_empty() && self.watermark == Watermark::NONE {
+        if !self.sources.stands(&self.time) || self.sources.awaits(&self.required) {
             return;
         }
         let by_others = others.lowest_live.or_else(|| {

@@ -17,8 +17,8 @@ type Who = Option<SourceName>;
 
 #[derive(Debug)]
 struct Source {
-    /// How far it has come; `None` while it holds.
-    mark: Option<Timestamp>,
+    /// How far it has come, as it says.
+    mark: SourceMark,
     /// How long it was silent (foreign: how long its highest event time stood), in the partition's time.
     silent: Duration,
     /// How long it has been holding, in the partition's time.
@@ -36,8 +36,6 @@ pub(crate) struct Sources {
     last_arrival: Option<Timestamp>,
     /// Time at the end since the last arrival, which the gap to the next arrival must not count again.
     at_end: Duration,
-    /// All the time at the end since the last record of any source.
-    end_since_heard: Duration,
     last_fetch_at_end: Option<Timestamp>,
     last_heard: Option<(Timestamp, bool)>,
     highest_foreign: Option<Timestamp>,
@@ -47,8 +45,7 @@ impl Sources {
     /// Time passes to the arrival of the next record.
     pub(crate) fn arrive(&mut self, arrival: Timestamp) {
         if let Some(last) = self.last_arrival {
-            let gap = arrival.since(last).saturating_sub(self.at_end).min(LONGEST_GAP);
-            self.pass(gap);
+            self.pass(arrival.since(last).min(LONGEST_GAP).saturating_sub(self.at_end));
         }
         self.last_arrival = Some(self.last_arrival.map_or(arrival, |last| last.max(arrival)));
         self.at_end = Duration::ZERO;
@@ -61,7 +58,6 @@ impl Sources {
             let passed = now.since(before).min(LONGEST_GAP);
             self.pass(passed);
             self.at_end += passed;
-            self.end_since_heard += passed;
         }
         self.last_fetch_at_end = Some(now);
     }
@@ -69,51 +65,34 @@ impl Sources {
     fn pass(&mut self, time: Duration) {
         for source in self.all.values_mut() {
             source.silent += time;
-            if source.mark.is_none() {
+            if source.mark == SourceMark::Holding {
                 source.held += time;
             }
         }
     }
 
     /// A watcher spoke.
-    pub(crate) fn watcher(&mut self, name: &str, mark: SourceMark, offset: Offset, arrival: Timestamp, time: &TimeSettings) {
-        let cap = arrival.before(time.max_disorder);
-        let mark = match mark {
-            SourceMark::Holding => None,
-            SourceMark::At(at) => Some(at.min(cap)),
-            SourceMark::Drained(at) => {
-                self.drained = true;
-                Some(at.min(arrival.after(time.max_clock_skew).minute().end()))
-            }
-        };
+    pub(crate) fn watcher(&mut self, name: &str, mark: SourceMark, offset: Offset, arrival: Timestamp) {
+        self.drained |= matches!(mark, SourceMark::Drained(_));
         let name = SourceName::from(name);
         if !self.heard.contains(&name) {
             self.heard.insert(name.clone());
         }
-        let source = self.all.entry(Some(name)).or_insert(Source {
-            mark: None,
-            silent: Duration::ZERO,
-            held: Duration::ZERO,
-            last: offset,
-        });
-        source.silent = Duration::ZERO;
-        source.last = offset;
-        source.mark = mark;
-        if mark.is_some() {
-            source.held = Duration::ZERO;
-        }
+        let held = match self.all.get(&Some(name.clone())) {
+            Some(before) if mark == SourceMark::Holding => before.held,
+            _ => Duration::ZERO,
+        };
+        self.all.insert(Some(name), Source { mark, silent: Duration::ZERO, held, last: offset });
         self.last_heard = Some((arrival, true));
-        self.end_since_heard = Duration::ZERO;
     }
 
-    /// A foreign record came, whose latest click (none ahead of the clock) is `highest`.
+    /// A foreign record came, whose latest click (none ahead of the clock) is `highest`. It is heard only where that rises.
     pub(crate) fn foreign(&mut self, highest: Option<Timestamp>, offset: Offset, arrival: Timestamp, time: &TimeSettings) {
-        self.last_heard = Some((arrival, false));
-        self.end_since_heard = Duration::ZERO;
         let Some(highest) = highest.filter(|t| self.highest_foreign.is_none_or(|before| *t > before)) else { return };
         self.highest_foreign = Some(highest);
-        let mark = Some(highest.min(arrival).before(time.max_disorder));
+        let mark = SourceMark::At(highest.before(time.max_disorder));
         self.all.insert(None, Source { mark, silent: Duration::ZERO, held: Duration::ZERO, last: offset });
+        self.last_heard = Some((arrival, false));
     }
 
     fn live(&self, time: &TimeSettings) -> impl Iterator<Item = &Source> {
@@ -131,23 +110,34 @@ impl Sources {
         self.live(time).map(|source| source.last).min()
     }
 
-    /// How far the live sources have come: the slowest of them; none while one holds, there is none, or one of `required` was never heard.
-    pub(crate) fn watermark(&self, time: &TimeSettings, required: &BTreeSet<String>) -> Option<Watermark> {
-        if !self.drained && required.iter().any(|name| !self.heard.contains(&SourceName::from(name.as_str()))) {
-            return None;
-        }
-        self.live(time).map(|source| source.mark).min().flatten().map(Watermark::at)
+    /// True while one of `required` was never heard, and no drain has said that it need not be.
+    pub(crate) fn awaits(&self, required: &BTreeSet<String>) -> bool {
+        !self.drained && required.iter().any(|name| !self.heard.contains(&SourceName::from(name.as_str())))
     }
 
-    /// Forgets the sources that are long gone, so that names that come and go do not pile up.
+    /// How far the live sources have come: the slowest of them, capped by the latest arrival. `None` while one holds or there is none.
+    pub(crate) fn watermark(&self, time: &TimeSettings) -> Option<Watermark> {
+        let arrival = self.last_arrival?;
+        let honest = arrival.before(time.max_disorder);
+        let last_legal = arrival.after(time.max_clock_skew).minute().end();
+        let reached = |source: &Source| match source.mark {
+            SourceMark::Holding => None,
+            SourceMark::At(at) => Some(at.min(honest)),
+            SourceMark::Drained(at) => Some(at.min(last_legal)),
+        };
+        self.live(time).map(reached).min().flatten().map(Watermark::at)
+    }
+
+    /// Forgets the sources that are long gone, so that names that come and go do not pile up. One that held is remembered: should it come back and
+    /// still hold, it is not waited for anew.
     pub(crate) fn forget_the_dead(&mut self, time: &TimeSettings) {
         let timeout = time.source_timeout;
-        self.all.retain(|_, source| source.silent < timeout.saturating_mul(2));
+        self.all.retain(|_, source| source.silent < timeout || source.mark == SourceMark::Holding);
     }
 
     /// True once the partition has stood at its end, without a live source, for the timeout.
     pub(crate) fn stands(&self, time: &TimeSettings) -> bool {
-        !self.has_live(time) && self.end_since_heard >= time.source_timeout
+        !self.has_live(time) && self.at_end >= time.source_timeout
     }
 
     /// The arrival of the latest record, and whether a watcher sent it.
