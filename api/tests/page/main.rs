@@ -263,7 +263,20 @@ fn the_state_of_the_pipeline_is_told_plainly() {
         "failed",
         "mapper has failed. an offset is missing",
     );
-    check(&|status| status["store"] = json!("no such file"), "failed", "The store cannot be read.");
+    check(
+        &|status| {
+            status["delay_seconds"] = Value::Null;
+            status["watermark"] = Value::Null;
+            status["queue"] = json!("unknown");
+            status["now"] = json!("2026-01-01T12:08:00Z");
+        },
+        "stale",
+        "The data ends 3 min ago",
+    );
+    assert_eq!(browser.text("#t-counted"), "–");
+    check(&|status| status["queue"] = json!("unavailable"), "stale", "The queue cannot be read.");
+    check(&|status| status["store"] = json!("unavailable"), "down", "The store cannot be read at the moment.");
+    assert_eq!(browser.text("#ranking tbody b"), "12 345");
     let empty = |status: &mut Value| {
         for name in ["complete_until", "rankings_complete_until", "watermark", "delay_seconds", "definition"] {
             status[name] = Value::Null;
