@@ -1,12 +1,18 @@
 //! The aggregate store: the counts and rankings that queries are answered from.
 //!
-//! One trait, [`AggregateStore`], and its implementation [`embedded`] (SQLite). [`conformance`] is the suite that each implementation passes.
+//! One trait, [`AggregateStore`], and two implementations: [`embedded`] (SQLite, for one machine) and [`memory`] (for tests, and the model that others are compared with).
+//! [`conformance`] is the suite that each implementation passes.
 //!
 //! What all of them promise:
 //! - **Absolute**: a write says what is, never what to add. The same write again changes nothing; an older progress never wins over a newer one.
 //! - **Figures first**: a reader that sees progress up to a minute sees every figure before it.
 //! - **By revision**: figures of another revision never change those of this one.
 
+pub mod conformance;
+pub mod embedded;
+pub mod memory;
 mod types;
 
+pub use embedded::EmbeddedStore;
+pub use memory::MemoryStore;
 pub use types::*;
