@@ -3,12 +3,12 @@
 //! A closing is written when its last record was read, figures before progress. Offsets are committed when the store has acknowledged; a repeated write changes nothing, so that
 //! a crash between the two does no harm, nor does a writer that lost its partitions without knowing it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clickmill_model::records::{CLICK_RESULTS, Ranking, ResultBody, ResultRecord};
-use clickmill_model::{Columns, Minute, Offset, Partition, Revision, Timestamp};
+use clickmill_model::{Columns, Minute, Offset, Partition, Revision, SpanKind, Timestamp};
 use clickmill_queue::definitions::Definitions;
 use clickmill_queue::topology::DB_WRITER;
 use clickmill_queue::{
@@ -16,6 +16,7 @@ use clickmill_queue::{
     TopicPartition, Transaction,
 };
 use clickmill_store::{AggregateStore, ClosedWrite, RankedWrite, StoreError};
+use parking_lot::Mutex;
 
 /// How a writer of results runs.
 #[derive(Debug, Clone)]
@@ -28,6 +29,8 @@ pub struct ResultsConfig {
     pub keep_counts: Duration,
     /// How long rankings are kept, from their arrival.
     pub keep_rankings: Duration,
+    /// Where the minutes are noted that had clicks, for the summary of a drain; `None` where nobody asks.
+    pub minutes: Option<Arc<Mutex<BTreeSet<Minute>>>>,
 }
 
 /// How many bytes of records are read at once, about.
@@ -145,6 +148,10 @@ impl ResultsWriter {
                     let oldest = counts.iter().filter_map(|(_, arrival)| *arrival).min();
                     let write = ClosedWrite { revision, partition, counts, until, filters };
                     self.store.write_closed(&write).map_err(stage_error)?;
+                    if let Some(minutes) = &self.config.minutes {
+                        let spans = write.counts.iter().map(|(columns, _)| columns.span);
+                        minutes.lock().extend(spans.filter(|s| s.kind == SpanKind::Minute).map(|s| s.start));
+                    }
                     observe("counts", now, until, oldest);
                 }
                 ResultBody::Rankings { partition, oldest_arrival, rankings } => {

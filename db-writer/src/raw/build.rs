@@ -1,0 +1,113 @@
+//! A file that is being filled: consecutive records of one partition become rows, row groups, a footer.
+
+use std::sync::Arc;
+
+use clickmill_model::{Offset, RawPartition, Timestamp};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::errors::ParquetError;
+
+use super::batch::{Batch, Line, Place};
+use super::files::{Files, FilesError, Published, Sink};
+use super::schema::{SCHEMA, properties};
+use super::span::FileSpan;
+
+/// A file under way.
+pub(crate) struct FileBuilder {
+    writer: ArrowWriter<Sink>,
+    batch: Batch,
+    span: FileSpan,
+    path: String,
+}
+
+impl FileBuilder {
+    /// Begins the file of `folder` whose first line is in the record with this offset and arrival.
+    pub(crate) fn begin(
+        files: &Files,
+        folder: &str,
+        from: RawPartition,
+        first_offset: Offset,
+        first_arrival: Timestamp,
+    ) -> Result<Self, FilesError> {
+        let path = FileSpan::path(folder, &from, first_offset, first_arrival);
+        // Without Arrow's own schema in the footer, readers take the dictionaries for the strings that they are.
+        let options = ArrowWriterOptions::new().with_properties(properties()).with_skip_arrow_metadata(true);
+        let writer = ArrowWriter::try_new_with_options(files.begin()?, Arc::clone(&SCHEMA), options)
+            .map_err(|error| unwritable(&path, &error))?;
+        let span = FileSpan {
+            from,
+            first_offset,
+            last_offset: first_offset,
+            first_arrival,
+            last_arrival: first_arrival,
+            rows: 0,
+            rejected: 0,
+            minutes: None,
+        };
+        Ok(Self { writer, batch: Batch::new(), span, path })
+    }
+
+    /// Adds a line of the record that [`FileBuilder::cover`] will name next.
+    #[inline]
+    pub(crate) fn push(&mut self, place: &Place<'_>, line: &Line<'_>) -> Result<(), FilesError> {
+        self.batch.push(place, line);
+        self.span.rows += 1;
+        if line.reason.is_some() {
+            self.span.rejected += 1;
+        } else if let Some(click) = &line.click {
+            let minute = click.timestamp.minute();
+            self.span.minutes = Some(match self.span.minutes {
+                Some((first, last)) => (first.min(minute), last.max(minute)),
+                None => (minute, minute),
+            });
+        }
+        if self.batch.is_full() { self.encode() } else { Ok(()) }
+    }
+
+    /// Notes that the file holds every line of the records up to this one.
+    pub(crate) fn cover(&mut self, offset: Offset, arrival: Timestamp) {
+        self.span.last_offset = offset;
+        self.span.last_arrival = arrival;
+    }
+
+    fn encode(&mut self) -> Result<(), FilesError> {
+        let batch = self.batch.take().map_err(|error| unwritable(&self.path, &error))?;
+        self.writer.write(&batch).map_err(|error| unwritable(&self.path, &error))
+    }
+
+    /// What it holds so far.
+    pub(crate) fn span(&self) -> &FileSpan {
+        &self.span
+    }
+
+    /// The path that it will have.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// How large the file will be, about, if it ends here.
+    pub(crate) fn file_bytes(&self) -> usize {
+        // What is not encoded yet shrinks to about a fifth.
+        self.writer.bytes_written() + self.writer.in_progress_size() + self.batch.size_bytes() / 5
+    }
+
+    /// How much memory it takes, about.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let written = if self.writer.inner().is_in_memory() { self.writer.bytes_written() } else { 0 };
+        written + self.writer.memory_size() + self.batch.size_bytes()
+    }
+
+    /// Completes the file and gives it its name, unless another one has it.
+    pub(crate) fn publish(mut self, files: &Files) -> Result<(Published, FileSpan, String), FilesError> {
+        self.encode()?;
+        for pair in self.span.to_metadata() {
+            self.writer.append_key_value_metadata(pair);
+        }
+        let sink = self.writer.into_inner().map_err(|error| unwritable(&self.path, &error))?;
+        Ok((files.publish(sink, &self.path)?, self.span, self.path))
+    }
+}
+
+fn unwritable(path: &str, error: &ParquetError) -> FilesError {
+    FilesError::Unavailable { what: "writing", path: path.to_owned(), why: error.to_string() }
+}

@@ -1,0 +1,239 @@
+//! What a file holds, as its name and its footer say, and which lines to take from which file.
+//!
+//! Name: `{folder}/date={day of the first arrival}/{topic}-{partition}-{first offset}-{first arrival}.parquet`, the offset with twenty digits, the arrival in milliseconds since the epoch.
+//! It depends on the first line alone. A character of the topic that a file name should not hold is written `%XX`.
+//!
+//! Footer, as key-value metadata, version 1: `clickmill.format` 1, `clickmill.topic`, `clickmill.partition`, `clickmill.first_offset` (of the first line),
+//! `clickmill.last_offset` (of the last record that the file covers, with lines or without), `clickmill.first_arrival` and `clickmill.last_arrival` of these two (microseconds
+//! since the epoch), `clickmill.rows`, `clickmill.rejected` (rows with a reason), and where there is a click without one, `clickmill.first_minute` and
+//! `clickmill.last_minute` of those (`yyyyMMddHHmm`). Topic, partition and offsets are those of the topic that was read.
+
+use std::collections::BTreeMap;
+
+use clickmill_model::{Minute, Offset, Partition, RawPartition, Timestamp};
+use object_store::path::PathPart;
+use parquet::file::metadata::{KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+
+use super::files::{Files, FilesError};
+
+/// The format that this code writes, and the newest that it reads.
+pub const FORMAT: u32 = 1;
+
+/// What a file holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileSpan {
+    /// The partition that it was read from.
+    pub from: RawPartition,
+    /// The offset of the first line's record.
+    pub first_offset: Offset,
+    /// Every line of the records from `first_offset` to this one is in the file.
+    pub last_offset: Offset,
+    /// The arrival of the record at `first_offset`.
+    pub first_arrival: Timestamp,
+    /// The arrival of the record at `last_offset`.
+    pub last_arrival: Timestamp,
+    /// How many lines it holds.
+    pub rows: u64,
+    /// How many of them have a reason why they were not counted.
+    pub rejected: u64,
+    /// The first and the last minute of its clicks without such a reason. `None`: there is none.
+    pub minutes: Option<(Minute, Minute)>,
+}
+
+impl FileSpan {
+    /// True where the file may hold a click of the minutes `[from, to)` that had no reason not to be counted when it was written.
+    pub fn may_hold(&self, from: Minute, to: Minute) -> bool {
+        self.minutes.is_some_and(|(first, last)| first < to && from <= last)
+    }
+
+    /// The path of the file that begins with this line.
+    pub(crate) fn path(folder: &str, from: &RawPartition, first_offset: Offset, first_arrival: Timestamp) -> String {
+        let arrival = first_arrival.to_string();
+        let day = arrival.split_once('T').map_or(arrival.as_str(), |(day, _)| day);
+        let topic = PathPart::from(from.topic.as_ref());
+        let millis = first_arrival.as_millis();
+        format!("{folder}/date={day}/{}-{}-{:020}-{millis}.parquet", topic.as_ref(), from.partition, first_offset.0)
+    }
+
+    pub(crate) fn to_metadata(&self) -> Vec<KeyValue> {
+        let mut all = vec![
+            ("format", FORMAT.to_string()),
+            ("topic", self.from.topic.to_string()),
+            ("partition", self.from.partition.to_string()),
+            ("first_offset", self.first_offset.to_string()),
+            ("last_offset", self.last_offset.to_string()),
+            ("first_arrival", self.first_arrival.as_micros().to_string()),
+            ("last_arrival", self.last_arrival.as_micros().to_string()),
+            ("rows", self.rows.to_string()),
+            ("rejected", self.rejected.to_string()),
+        ];
+        if let Some((first, last)) = self.minutes {
+            all.push(("first_minute", first.to_string()));
+            all.push(("last_minute", last.to_string()));
+        }
+        all.into_iter().map(|(key, value)| KeyValue::new(format!("clickmill.{key}"), value)).collect()
+    }
+
+    /// Reads it from a file's footer.
+    pub fn read(files: &Files, path: &str) -> Result<Self, FilesError> {
+        let damaged = |why: String| FilesError::Damaged { path: path.to_owned(), why };
+        let source = files.open(path)?;
+        let metadata = ParquetMetaDataReader::new()
+            .with_page_index_policy(PageIndexPolicy::Skip)
+            .parse_and_finish(&source)
+            .map_err(|error| damaged(error.to_string()))?;
+        Self::of_metadata(&metadata).map_err(damaged)
+    }
+
+    pub(crate) fn of_metadata(metadata: &ParquetMetaData) -> Result<Self, String> {
+        let pairs = metadata.file_metadata().key_value_metadata();
+        let values: BTreeMap<&str, &str> = pairs
+            .into_iter()
+            .flatten()
+            .filter_map(|pair| Some((pair.key.strip_prefix("clickmill.")?, pair.value.as_deref()?)))
+            .collect();
+        let get = |key: &str| values.get(key).copied().ok_or_else(|| format!("its footer has no clickmill.{key}"));
+        let format: u32 = number(get("format")?)?;
+        if format > FORMAT {
+            return Err(format!("it has format {format}, this clickmill reads up to {FORMAT}: use a newer one"));
+        }
+        let minute = |key: &str| -> Result<Minute, String> {
+            let text = get(key)?;
+            Minute::parse(text).ok_or_else(|| format!("{text:?} is no minute"))
+        };
+        let has_minutes = values.contains_key("first_minute");
+        let span = Self {
+            from: RawPartition::new(get("topic")?, Partition(number(get("partition")?)?)),
+            first_offset: Offset(number(get("first_offset")?)?),
+            last_offset: Offset(number(get("last_offset")?)?),
+            first_arrival: Timestamp::from_micros(number(get("first_arrival")?)?),
+            last_arrival: Timestamp::from_micros(number(get("last_arrival")?)?),
+            rows: number(get("rows")?)?,
+            rejected: number(get("rejected")?)?,
+            minutes: if has_minutes { Some((minute("first_minute")?, minute("last_minute")?)) } else { None },
+        };
+        let rows = metadata.file_metadata().num_rows();
+        if u64::try_from(rows) != Ok(span.rows) {
+            return Err(format!("it has {rows} rows, its footer says {}", span.rows));
+        }
+        Ok(span)
+    }
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("{text:?} is no number"))
+}
+
+/// A file to read, and from which record on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The file's path.
+    pub path: String,
+    /// What it holds.
+    pub span: FileSpan,
+    /// Lines of records before this one are in another part.
+    pub read_from: Offset,
+}
+
+/// Chooses from files what holds each line once: a file whose lines others hold is passed over, and one that begins with lines of another is read from behind those.
+///
+/// A topic that was deleted and made anew begins again at offset 0. Its records arrived later than all of the old one's, so that only files whose arrivals overlap too have lines in common.
+pub fn each_line_once(files: impl IntoIterator<Item = (String, FileSpan)>) -> Vec<Part> {
+    let mut by_partition: BTreeMap<RawPartition, Vec<(String, FileSpan)>> = BTreeMap::new();
+    for (path, span) in files {
+        by_partition.entry(span.from.clone()).or_default().push((path, span));
+    }
+    let mut parts = Vec::new();
+    for mut files in by_partition.into_values() {
+        files.sort_by_key(|(_, span)| (span.first_arrival, span.first_offset, std::cmp::Reverse(span.last_offset)));
+        let mut covered: Option<(Offset, Timestamp)> = None;
+        for (path, span) in files {
+            let read_from = match covered {
+                Some((last_offset, last_arrival)) if span.first_arrival <= last_arrival => {
+                    if span.last_offset <= last_offset {
+                        continue;
+                    }
+                    span.first_offset.max(last_offset.next())
+                }
+                _ => span.first_offset,
+            };
+            covered = Some((span.last_offset, span.last_arrival));
+            parts.push(Part { path, span, read_from });
+        }
+    }
+    parts
+}
+
+/// The parts that hold each line of a folder (`raw` or `late`) once.
+pub fn parts(files: &Files, folder: &str) -> Result<Vec<Part>, FilesError> {
+    let mut spans = Vec::new();
+    for listed in files.list(folder)? {
+        let span = FileSpan::read(files, &listed.path)?;
+        spans.push((listed.path, span));
+    }
+    Ok(each_line_once(spans))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(partition: u32, offsets: (u64, u64), arrivals: (i64, i64)) -> FileSpan {
+        FileSpan {
+            from: RawPartition::new("ad-clicks", Partition(partition)),
+            first_offset: Offset(offsets.0),
+            last_offset: Offset(offsets.1),
+            first_arrival: Timestamp::from_secs(arrivals.0),
+            last_arrival: Timestamp::from_secs(arrivals.1),
+            rows: 1,
+            rejected: 0,
+            minutes: None,
+        }
+    }
+
+    #[test]
+    fn the_name_depends_on_the_first_line_alone() {
+        let path = |topic: &str, partition, offset, millis| {
+            let from = RawPartition::new(topic, Partition(partition));
+            FileSpan::path("raw", &from, Offset(offset), Timestamp::from_millis(millis))
+        };
+        assert_eq!(
+            path("ad-clicks", 3, 4711, 1_609_459_201_000),
+            "raw/date=2021-01-01/ad-clicks-3-00000000000000004711-1609459201000.parquet"
+        );
+        assert_eq!(
+            path("a/../b", 0, u64::MAX, 1_640_995_199_999),
+            "raw/date=2021-12-31/a%2F..%2Fb-0-18446744073709551615-1640995199999.parquet"
+        );
+    }
+
+    #[test]
+    fn each_line_is_taken_from_one_file() {
+        // Files as (offsets, arrivals); expected: which of them, from where.
+        type Given<'a> = &'a [((u64, u64), (i64, i64))];
+        let check = |given: Given<'_>, expected: &[(usize, u64)]| {
+            let spans: Vec<_> = given.iter().map(|(offsets, arrivals)| span(0, *offsets, *arrivals)).collect();
+            for rotation in 0..spans.len() {
+                let mut files: Vec<_> = spans.iter().enumerate().map(|(i, s)| (i.to_string(), s.clone())).collect();
+                files.rotate_left(rotation);
+                let parts = each_line_once(files);
+                let found: Vec<_> = parts.iter().map(|p| (p.path.parse().unwrap(), p.read_from.0)).collect();
+                assert_eq!(found, expected, "{given:?}");
+            }
+        };
+        check(&[((0, 9), (1, 2)), ((10, 19), (2, 3))], &[(0, 0), (1, 10)]);
+        check(&[((0, 5), (1, 2)), ((0, 9), (1, 2))], &[(1, 0)]);
+        check(&[((0, 19), (1, 4)), ((0, 5), (1, 2)), ((10, 19), (3, 4))], &[(0, 0)]);
+        check(&[((0, 9), (1, 3)), ((5, 12), (2, 4)), ((13, 14), (4, 4))], &[(0, 0), (1, 10), (2, 13)]);
+        check(&[((0, 9), (1, 1)), ((10, 19), (1, 1))], &[(0, 0), (1, 10)]);
+        // A topic made anew.
+        check(&[((0, 9), (1, 2)), ((0, 99), (3, 4))], &[(0, 0), (1, 0)]);
+        check(&[((0, 99), (1, 2)), ((0, 9), (3, 4)), ((10, 19), (4, 5))], &[(0, 0), (1, 0), (2, 10)]);
+    }
+
+    #[test]
+    fn partitions_have_nothing_in_common() {
+        let files = [(0, "a"), (1, "b")].map(|(p, path)| (path.to_owned(), span(p, (0, 9), (1, 2))));
+        assert_eq!(each_line_once(files).len(), 2);
+    }
+}

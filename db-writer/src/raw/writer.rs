@@ -1,0 +1,319 @@
+//! The loop: poll, fill the files, publish them, commit. The only file here that knows the queue.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clickmill_model::{LineParser, Offset, Timestamp};
+use clickmill_queue::{
+    Committed, Consumer, Fetched, InputCommit, Poll, Producer, Progress, Queue, StageError, TopicPartition, Transaction,
+};
+
+use super::build::FileBuilder;
+use super::files::{Files, Published};
+use super::read;
+use super::records::Lines;
+use super::span::FileSpan;
+
+/// When a file is complete.
+#[derive(Debug, Clone)]
+pub struct Rolling {
+    /// At so many lines.
+    pub rows: u64,
+    /// At so many bytes, about.
+    pub file_bytes: usize,
+    /// At so many bytes of records read for it. They wait in the queue until the file is durable: this must stay well below what the queue lets wait, or its senders would be held back.
+    pub input_bytes: usize,
+    /// When its first line arrived so long ago.
+    pub age: Duration,
+    /// The largest one, when all files of the worker together take so much memory.
+    pub memory_bytes: usize,
+}
+
+impl Default for Rolling {
+    fn default() -> Self {
+        Self {
+            rows: 8_000_000,
+            file_bytes: 64 << 20,
+            input_bytes: 160 << 20,
+            age: Duration::from_secs(300),
+            memory_bytes: 256 << 20,
+        }
+    }
+}
+
+/// How many bytes of records are read at once, about.
+const POLL_BYTES: usize = 4 << 20;
+
+/// How long the offsets of records without lines (heartbeats) wait to be committed: there is one a second and partition.
+const HEARTBEATS_WAIT: Duration = Duration::from_secs(5);
+
+struct Input {
+    /// The next record to read.
+    next: Offset,
+    file: Option<FileBuilder>,
+    /// Bytes of the records that the file holds.
+    input_bytes: usize,
+    /// The arrival of the first record that is not committed.
+    waiting_since: Option<Timestamp>,
+    /// When the file was begun.
+    begun: Timestamp,
+    at_end: bool,
+}
+
+impl Input {
+    fn new(next: Offset, now: Timestamp) -> Self {
+        Self { next, file: None, input_bytes: 0, waiting_since: None, begun: now, at_end: false }
+    }
+
+    fn is_due(&self, rolling: &Rolling, flush: bool, now: Timestamp) -> bool {
+        let Some(since) = self.waiting_since else { return false };
+        let Some(file) = &self.file else { return flush || now.since(since) >= HEARTBEATS_WAIT };
+        // Who catches up reads lines that are old already: they would make a file of each poll.
+        let old = self.at_end && now.since(since) >= rolling.age || now.since(self.begun) >= rolling.age;
+        old || flush && self.at_end
+            || file.span().rows >= rolling.rows
+            || self.input_bytes >= rolling.input_bytes
+            || file.file_bytes() >= rolling.file_bytes
+    }
+}
+
+/// Writes the lines of the partitions that its consumer is given.
+pub(crate) struct LinesWriter {
+    lines: Lines,
+    queue: Arc<dyn Queue>,
+    files: Arc<Files>,
+    rolling: Rolling,
+    flush: Arc<AtomicBool>,
+    group: &'static str,
+    producer: Box<dyn Producer>,
+    consumer: Box<dyn Consumer>,
+    parser: LineParser,
+    inputs: BTreeMap<TopicPartition, Input>,
+}
+
+/// Where a file's lines are now.
+struct Settled {
+    input: TopicPartition,
+    next: Offset,
+    /// Reading goes on there: another writer's file was adopted.
+    seek: bool,
+}
+
+impl LinesWriter {
+    pub(crate) fn start(
+        lines: Lines,
+        queue: Arc<dyn Queue>,
+        files: Arc<Files>,
+        rolling: Rolling,
+        flush: Arc<AtomicBool>,
+        (group, topics, name): (&'static str, &[&str], &str),
+    ) -> Result<Self, StageError> {
+        let producer = queue.producer(&format!("{group}-{name}"))?;
+        let consumer = queue.consumer(group, topics)?;
+        let (parser, inputs) = (LineParser::new(), BTreeMap::new());
+        Ok(Self { lines, queue, files, rolling, flush, group, producer, consumer, parser, inputs })
+    }
+
+    fn assign(
+        &mut self,
+        input: TopicPartition,
+        committed: Option<Committed>,
+        now: Timestamp,
+    ) -> Result<(), StageError> {
+        let next = match committed {
+            Some(committed) => committed.offset,
+            None => {
+                let start = self.queue.range(&input)?.start;
+                // From the log's first record on, files that are there already are adopted one by one. From anywhere else that would not be sure.
+                if start > Offset(0) && self.has_files_of(&input)? {
+                    return Err(StageError::Broken(format!(
+                        "{input}: the committed offset of group {} is gone and its log begins at {start}, though files in {} hold lines of it; \
+                         going on could lose lines or write them twice: restore the offset, or move these files away",
+                        self.group,
+                        self.lines.folder(),
+                    )));
+                }
+                start
+            }
+        };
+        self.inputs.insert(input, Input::new(next, now));
+        Ok(())
+    }
+
+    fn has_files_of(&self, input: &TopicPartition) -> Result<bool, StageError> {
+        for file in self.files.list(self.lines.folder())? {
+            let span = FileSpan::read(&self.files, &file.path)?;
+            if span.from.topic == input.topic && span.from.partition == input.partition {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn take_in(
+        &mut self,
+        from: &TopicPartition,
+        records: &[Fetched],
+        end: Offset,
+        now: Timestamp,
+    ) -> Result<(), StageError> {
+        let Some(input) = self.inputs.get_mut(from) else { return Ok(()) };
+        let mut count = 0;
+        for fetched in records {
+            let had_file = input.file.is_some();
+            count += self.lines.append(fetched, from, &mut self.parser, &self.files, &mut input.file)?;
+            if !had_file && input.file.is_some() {
+                input.begun = now;
+                // The age of a file is that of its first line, not of a heartbeat before it.
+                input.waiting_since = None;
+            }
+            input.input_bytes += fetched.record.size_bytes();
+            input.waiting_since.get_or_insert(fetched.arrival);
+            input.next = fetched.offset.next();
+        }
+        input.at_end = input.next >= end;
+        metrics::counter!("clickmill_files_lines_total", "folder" => self.lines.folder()).increment(count);
+        Ok(())
+    }
+
+    /// Completes and commits the files that are due, and those of `revoked` partitions. True where that were any.
+    fn settle(&mut self, now: Timestamp, revoked: &[TopicPartition]) -> Result<bool, StageError> {
+        let flush = self.flush.load(Ordering::Relaxed);
+        let mut settled = Vec::new();
+        for (partition, input) in &mut self.inputs {
+            if input.waiting_since.is_some() && (revoked.contains(partition) || input.is_due(&self.rolling, flush, now))
+            {
+                settled.push(settle_one(&self.files, self.lines, partition, input)?);
+            }
+        }
+        while let Some(partition) = self.over_budget() {
+            if let Some(input) = self.inputs.get_mut(&partition) {
+                settled.push(settle_one(&self.files, self.lines, &partition, input)?);
+            }
+        }
+        self.commit(settled)
+    }
+
+    /// The partition with the largest file, where all together take too much memory.
+    fn over_budget(&self) -> Option<TopicPartition> {
+        let memory = |input: &Input| input.file.as_ref().map_or(0, FileBuilder::memory_bytes);
+        let all: usize = self.inputs.values().map(memory).sum();
+        if all <= self.rolling.memory_bytes {
+            return None;
+        }
+        let largest = self.inputs.iter().max_by_key(|(_, input)| memory(input));
+        largest.map(|(partition, _)| partition.clone())
+    }
+
+    fn commit(&mut self, settled: Vec<Settled>) -> Result<bool, StageError> {
+        let mut transaction = Transaction::default();
+        for Settled { input, next, .. } in &settled {
+            let committed = Committed { offset: *next, metadata: Vec::new() };
+            transaction.inputs.push(InputCommit { input: input.clone(), committed, keep_from: *next });
+        }
+        if transaction.is_empty() {
+            return Ok(false);
+        }
+        self.producer.commit(&transaction, Some(&*self.consumer))?;
+        for Settled { input: partition, next, seek } in settled {
+            if seek {
+                self.consumer.seek(&partition, next)?;
+            }
+            if let Some(input) = self.inputs.get_mut(&partition) {
+                input.next = next;
+            }
+        }
+        Ok(true)
+    }
+
+    fn report(&self, now: Timestamp) {
+        for (partition, input) in &self.inputs {
+            let waits = input.file.as_ref().map_or(0.0, |file| now.since(file.span().first_arrival).as_secs_f64());
+            metrics::gauge!(
+                "clickmill_files_delay_seconds", "folder" => self.lines.folder(), "partition" => partition.to_string()
+            )
+            .set(waits);
+        }
+    }
+
+    pub(crate) fn step(&mut self, now: Timestamp, wait: Duration) -> Result<Progress, StageError> {
+        let mut worked = true;
+        let mut revoked = Vec::new();
+        match self.consumer.poll(wait, POLL_BYTES)? {
+            Poll::Assigned(partitions) => {
+                for (partition, committed) in partitions {
+                    self.assign(partition, committed, now)?;
+                }
+            }
+            Poll::Revoking(partitions) => revoked = partitions,
+            Poll::Lost(partitions) => {
+                for partition in partitions {
+                    self.inputs.remove(&partition);
+                }
+            }
+            Poll::Records { from, records, end } => self.take_in(&from, &records, end, now)?,
+            Poll::Idle { at_end } => {
+                worked = false;
+                for partition in at_end {
+                    if let Some(input) = self.inputs.get_mut(&partition) {
+                        input.at_end = true;
+                    }
+                }
+                self.report(now);
+            }
+        }
+        worked |= self.settle(now, &revoked)?;
+        for partition in revoked {
+            self.inputs.remove(&partition);
+            self.consumer.release(&partition)?;
+        }
+        Ok(if worked { Progress::Worked } else { Progress::Idle })
+    }
+
+    /// Lines that are in no file yet are still in the queue.
+    pub(crate) fn stop(&mut self) -> Result<(), StageError> {
+        for (partition, _) in std::mem::take(&mut self.inputs) {
+            self.consumer.release(&partition)?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes what was read of a partition durable. Nothing is committed yet.
+fn settle_one(
+    files: &Files,
+    lines: Lines,
+    partition: &TopicPartition,
+    input: &mut Input,
+) -> Result<Settled, StageError> {
+    let mut settled = Settled { input: partition.clone(), next: input.next, seek: false };
+    input.waiting_since = None;
+    input.input_bytes = 0;
+    let Some(file) = input.file.take() else { return Ok(settled) };
+    let folder = lines.folder();
+    let (published, span, path) = file.publish(files)?;
+    match published {
+        Published::Created => {
+            metrics::counter!("clickmill_files_written_total", "folder" => folder).increment(1);
+            tracing::debug!(path, rows = span.rows, "wrote a file");
+        }
+        Published::Taken => {
+            let other = read::verify(files, &path)?;
+            if (&other.from, other.first_offset, other.first_arrival)
+                != (&span.from, span.first_offset, span.first_arrival)
+            {
+                return Err(StageError::Broken(format!(
+                    "{path} begins with offset {} of {}, not as its name says: move it away",
+                    other.first_offset, other.from
+                )));
+            }
+            metrics::counter!("clickmill_files_adopted_total", "folder" => folder).increment(1);
+            tracing::info!(path, last_offset = %other.last_offset, "another writer had written this file: going on behind it");
+            settled.next = other.last_offset.next();
+            settled.seek = true;
+        }
+    }
+    Ok(settled)
+}

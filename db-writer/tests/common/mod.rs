@@ -1,0 +1,246 @@
+//! A queue in memory, files in memory or in a folder, and writers that can be stopped anywhere.
+#![allow(dead_code, unreachable_pub)]
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clickmill_db_writer::raw::{FileSpan, Files, Part, RawConfig, RawWriter, Rolling, parts, read};
+use clickmill_model::records::{Origin, SourceHeader, SourceMark};
+use clickmill_model::{Offset, Timestamp};
+use clickmill_queue::memory::MemoryQueue;
+use clickmill_queue::{
+    Committed, Consumer, ConsumerIdentity, ManualClock, OffsetRange, Poll, Producer, Progress, Queue, Record,
+    Retention, Stage, StageError, TopicPartition, TopicSpec, Transaction,
+};
+
+pub const TOPIC: &str = "ad-clicks";
+pub const GROUP: &str = "raw-writer";
+
+/// 2021-01-01 00:00.
+pub const START: Timestamp = Timestamp::from_secs(1_609_459_200);
+
+pub struct Rig {
+    pub clock: Arc<ManualClock>,
+    pub queue: MemoryQueue,
+    pub files: Arc<Files>,
+    pub flush: Arc<AtomicBool>,
+}
+
+/// A line as it is in a file: topic, partition, offset, place, arrival, bytes.
+pub type Found = (String, u32, u64, u32, Timestamp, Vec<u8>);
+
+pub fn spec(topic: &str, partitions: u32) -> TopicSpec {
+    TopicSpec { name: topic.into(), partitions, retention: Retention::Forever, max_backlog_bytes: 0 }
+}
+
+impl Rig {
+    pub fn new(files: Files) -> Self {
+        let clock = Arc::new(ManualClock::new(START));
+        let queue = MemoryQueue::new(Arc::<ManualClock>::clone(&clock));
+        queue.create_topics(&[spec(TOPIC, 1)]).unwrap();
+        Self { clock, queue, files: Arc::new(files), flush: Arc::default() }
+    }
+
+    pub fn in_memory() -> Self {
+        Self::new(Files::new(Arc::new(object_store::memory::InMemory::new())).unwrap())
+    }
+
+    pub fn now(&self) -> Timestamp {
+        clickmill_queue::Clock::now(&*self.clock)
+    }
+
+    pub fn send(&self, topic: &str, record: Record) {
+        self.clock.advance(Duration::from_millis(1));
+        let mut producer = self.queue.producer("test").unwrap();
+        let mut transaction = Transaction::default();
+        transaction.send(TopicPartition::new(topic, 0), record);
+        producer.commit(&transaction, None).unwrap();
+    }
+
+    /// A record of a log watcher with these lines.
+    pub fn send_lines(&self, lines: &[&[u8]]) {
+        self.send(TOPIC, watched(lines));
+    }
+
+    pub fn send_heartbeat(&self) {
+        self.send(TOPIC, watched(&[]));
+    }
+
+    pub fn config(&self, name: &str) -> RawConfig {
+        RawConfig { name: name.into(), flush: Arc::clone(&self.flush), ..RawConfig::default() }
+    }
+
+    pub fn writer(&self, name: &str) -> RawWriter {
+        self.writer_of(Arc::new(self.queue.clone()), self.config(name))
+    }
+
+    pub fn writer_of(&self, queue: Arc<dyn Queue>, config: RawConfig) -> RawWriter {
+        RawWriter::start(queue, Arc::clone(&self.files), config).unwrap()
+    }
+
+    pub fn step(&self, writer: &mut impl Stage) -> Result<Progress, StageError> {
+        writer.step(self.now(), Duration::ZERO)
+    }
+
+    /// Steps until nothing is left to do.
+    pub fn settle(&self, writer: &mut impl Stage) -> Result<(), StageError> {
+        for _ in 0..1000 {
+            if self.step(writer)? == Progress::Idle && self.step(writer)? == Progress::Idle {
+                return Ok(());
+            }
+        }
+        panic!("the writer does not come to rest");
+    }
+
+    /// Has a new writer write all that is left.
+    pub fn drain(&self, name: &str) -> Result<(), StageError> {
+        self.flush.store(true, Ordering::SeqCst);
+        let mut writer = self.writer(name);
+        let end = self.settle(&mut writer);
+        self.flush.store(false, Ordering::SeqCst);
+        Box::new(writer).stop().unwrap();
+        end
+    }
+
+    pub fn committed(&self) -> Option<Offset> {
+        self.queue.committed(GROUP, TOPIC).unwrap().first().map(|(_, committed)| committed.offset)
+    }
+
+    /// What clickmill's own readers see.
+    pub fn lines(&self, folder: &str) -> Vec<Found> {
+        self.lines_of(&parts(&self.files, folder).unwrap())
+    }
+
+    /// What a reader sees that knows of nothing but files.
+    pub fn lines_of_every_file(&self, folder: &str) -> Vec<Found> {
+        let parts: Vec<Part> = self
+            .files
+            .list(folder)
+            .unwrap()
+            .into_iter()
+            .map(|file| {
+                let span = FileSpan::read(&self.files, &file.path).unwrap();
+                Part { path: file.path, read_from: span.first_offset, span }
+            })
+            .collect();
+        self.lines_of(&parts)
+    }
+
+    fn lines_of(&self, parts: &[Part]) -> Vec<Found> {
+        let mut found = Vec::new();
+        for part in parts {
+            let end = read::rows(&self.files, part, |row| {
+                found.push((
+                    row.topic.to_owned(),
+                    row.partition.0,
+                    row.offset.0,
+                    row.line_number,
+                    row.arrival,
+                    row.line.to_vec(),
+                ));
+                ControlFlow::<()>::Continue(())
+            });
+            assert_eq!(end.unwrap(), None);
+        }
+        found.sort();
+        found
+    }
+
+    pub fn paths(&self, folder: &str) -> Vec<String> {
+        self.files.list(folder).unwrap().into_iter().map(|file| file.path).collect()
+    }
+}
+
+pub fn watched(lines: &[&[u8]]) -> Record {
+    let offsets = (0..lines.len() as u64).map(|i| 1000 + 70 * i).collect();
+    let runs = if lines.is_empty() { vec![] } else { vec![("/var/log/ads/a.log".to_owned(), offsets)] };
+    let header = SourceHeader { source: "web-17".into(), mark: SourceMark::At(START), origin: Origin { runs } };
+    Record { key: None, headers: vec![(SourceHeader::KEY.into(), header.encode())], value: lines.join(&b'\n') }
+}
+
+/// A line that differs from every other number's.
+pub fn line(number: usize) -> String {
+    format!("[AdClickEvent] ad{number:03}, 2021-01-01 00:00:01, user {number}, 207.148.22.22, USA")
+}
+
+/// A queue whose consumers hear nothing any more once it is told so: a process that is stopped between reading and writing, and wakes.
+#[derive(Clone)]
+pub struct Deaf {
+    pub queue: MemoryQueue,
+    pub deaf: Arc<AtomicBool>,
+}
+
+impl Deaf {
+    pub fn new(queue: &MemoryQueue) -> Self {
+        Self { queue: queue.clone(), deaf: Arc::default() }
+    }
+}
+
+struct DeafConsumer(Box<dyn Consumer>, Arc<AtomicBool>);
+
+impl Queue for Deaf {
+    fn create_topics(&self, topics: &[TopicSpec]) -> clickmill_queue::Result<()> {
+        self.queue.create_topics(topics)
+    }
+
+    fn partitions(&self, topic: &str) -> clickmill_queue::Result<Option<u32>> {
+        self.queue.partitions(topic)
+    }
+
+    fn producer(&self, id: &str) -> clickmill_queue::Result<Box<dyn Producer>> {
+        self.queue.producer(id)
+    }
+
+    fn consumer(&self, group: &str, topics: &[&str]) -> clickmill_queue::Result<Box<dyn Consumer>> {
+        Ok(Box::new(DeafConsumer(self.queue.consumer(group, topics)?, Arc::clone(&self.deaf))))
+    }
+
+    fn range(&self, of: &TopicPartition) -> clickmill_queue::Result<OffsetRange> {
+        self.queue.range(of)
+    }
+
+    fn committed(
+        &self,
+        group: &str,
+        topic: &str,
+    ) -> clickmill_queue::Result<Vec<(clickmill_model::Partition, Committed)>> {
+        self.queue.committed(group, topic)
+    }
+
+    fn read(
+        &self,
+        of: &TopicPartition,
+        from: Offset,
+        max_bytes: usize,
+    ) -> clickmill_queue::Result<Vec<clickmill_queue::Fetched>> {
+        self.queue.read(of, from, max_bytes)
+    }
+}
+
+impl Consumer for DeafConsumer {
+    fn poll(&mut self, timeout: Duration, max_bytes: usize) -> clickmill_queue::Result<Poll> {
+        if self.1.load(Ordering::SeqCst) {
+            return Ok(Poll::Idle { at_end: vec![TopicPartition::new(TOPIC, 0)] });
+        }
+        self.0.poll(timeout, max_bytes)
+    }
+
+    fn seek(&mut self, of: &TopicPartition, offset: Offset) -> clickmill_queue::Result<()> {
+        self.0.seek(of, offset)
+    }
+
+    fn release(&mut self, of: &TopicPartition) -> clickmill_queue::Result<()> {
+        self.0.release(of)
+    }
+
+    fn identity(&self) -> ConsumerIdentity {
+        self.0.identity()
+    }
+}
+
+/// Files become complete by themselves only when they are old.
+pub fn rolling_at(rows: u64) -> Rolling {
+    Rolling { rows, ..Rolling::default() }
+}
