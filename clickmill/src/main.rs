@@ -1,2 +1,71 @@
-//! The clickmill program.
-fn main() {}
+//! The clickmill program: command line, configuration, wiring, nothing else.
+//!
+//! Results go to stdout, logs to stderr. Exit status 0: done; 1: failed; 2: wrong usage or configuration.
+
+mod cli;
+mod config;
+mod define;
+mod demo;
+mod drain;
+mod generate;
+mod pipeline;
+mod stages;
+mod up;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+use config::Config;
+
+/// The allocator: the stages hand large buffers from thread to thread, which glibc's keeps apart by thread and gives back late.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Wrong usage or configuration: trying again changes nothing, so that a supervisor should not (`RestartPreventExitStatus=2`).
+#[derive(Debug)]
+pub(crate) struct Misused(pub(crate) anyhow::Error);
+
+impl std::fmt::Display for Misused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#}", self.0)
+    }
+}
+
+impl std::error::Error for Misused {}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).with_target(false).init();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            #[allow(clippy::print_stderr)]
+            {
+                eprintln!("clickmill: {error:#}");
+            }
+            ExitCode::from(if error.is::<Misused>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    let load = |common: &cli::Common| Config::load(common).map_err(|error| anyhow::Error::new(Misused(error)));
+    match command {
+        Command::Up(up) if up.demo => demo::run(&up.common),
+        Command::Up(up) => up::run(&load(&up.common)?, up.drain),
+        Command::LogWatcher(common) => stages::run(&load(&common)?, &common, stages::One::LogWatcher),
+        Command::Mapper(common) => stages::run(&load(&common)?, &common, stages::One::Mapper),
+        Command::Aggregator(common) => stages::run(&load(&common)?, &common, stages::One::Aggregator),
+        Command::Reducer(common) => stages::run(&load(&common)?, &common, stages::One::Reducer),
+        Command::DbWriter(common) => stages::run(&load(&common)?, &common, stages::One::DbWriter),
+        Command::Api(common) => stages::run(&load(&common)?, &common, stages::One::Api),
+        Command::Define(define) => define::run(&load(&define.common)?, define.dry_run, define.action.as_ref()),
+        Command::Generate(options) => generate::run(&options),
+    }
+}

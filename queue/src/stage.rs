@@ -53,23 +53,42 @@ const WAIT: Duration = Duration::from_millis(100);
 /// The longest pause between two attempts to rebuild a stage.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Steps a stage until `stop` is set. Rebuilds it, with a growing pause, after passing faults and after it was fenced; ends with the error after a broken promise.
+/// What to do when another process took over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFenced {
+    /// Join again, and take what the others leave: workers of a group.
+    JoinAgain,
+    /// End: there shall be one of this name only.
+    End,
+}
+
+/// Steps a stage until `stop` is set. Rebuilds it, with a growing pause, after passing faults; ends with the error after a broken promise. `noticed` is told of each failure before the pause, and with `None` when
+/// the stage runs again.
 pub fn run(
     name: &str,
     clock: &dyn Clock,
     stop: &AtomicBool,
+    when_fenced: WhenFenced,
+    mut noticed: impl FnMut(Option<&StageError>),
     mut make: impl FnMut() -> Result<Box<dyn Stage>, StageError>,
 ) -> Result<(), StageError> {
     let mut failures = 0_u32;
     while !stop.load(Ordering::Relaxed) {
         let began = Instant::now();
-        let error = match make().and_then(|stage| run_one(stage, clock, stop)) {
+        let made = make().inspect(|_| noticed(None));
+        let error = match made.and_then(|stage| run_one(stage, clock, stop)) {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        if matches!(error, StageError::Broken(_) | StageError::Queue(QueueError::Broken(_))) {
+        let ends = match &error {
+            StageError::Broken(_) | StageError::Queue(QueueError::Broken(_)) => true,
+            StageError::Queue(QueueError::Fenced(_)) => when_fenced == WhenFenced::End,
+            StageError::Unavailable(_) | StageError::Queue(_) => false,
+        };
+        if ends {
             return Err(error);
         }
+        noticed(Some(&error));
         metrics::counter!("clickmill_stage_restarts_total", "stage" => name.to_owned()).increment(1);
         tracing::warn!(stage = name, %error, "starting over from what is committed");
         failures = if began.elapsed() > Duration::from_secs(60) { 1 } else { failures + 1 };

@@ -1,0 +1,121 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clickmill_model::Minute;
+
+/// Counts ad clicks, exactly once, and ranks the most clicked ads.
+#[derive(Debug, Parser)]
+#[command(name = "clickmill", version, about, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run every stage in one process
+    Up(Up),
+    /// Follow log files into the queue
+    LogWatcher(Common),
+    /// Parse, clean and combine clicks
+    Mapper(Common),
+    /// Close minutes and rank the ads of each partition
+    Aggregator(Common),
+    /// Merge the partitions' rankings
+    Reducer(Common),
+    /// Write results to the store, and raw and late clicks to Parquet
+    DbWriter(Common),
+    /// Answer queries over HTTP
+    Api(Common),
+    /// Make the configuration's filters, windows and inputs the pipeline's definition
+    Define(Define),
+    /// Write log files with a known truth
+    Generate(Generate),
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Common {
+    /// The configuration file [default: clickmill.toml if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where the embedded queue and store and the local files are [default: clickmill-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The log files: a file, a folder or a glob; may be given several times
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) logs: Vec<String>,
+    /// Where to serve HTTP; port 0 picks a free one, which is printed [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Start afresh on generated live traffic, with a dashboard to open
+    #[arg(long, conflicts_with_all = ["drain", "logs"])]
+    pub(crate) demo: bool,
+    /// Read every matching log file to its end, close every minute as though time had passed, write all results, and end
+    #[arg(long)]
+    pub(crate) drain: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Define {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Only say what would change
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(subcommand)]
+    pub(crate) action: Option<DefineAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DefineAction {
+    /// Print every definition that the pipeline ever had, as JSON, one a line
+    List,
+}
+
+fn minute(text: &str) -> Result<Minute, String> {
+    Minute::parse(text).ok_or_else(|| format!("{text:?} is no minute yyyyMMddHHmm, such as 202101010000"))
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Generate {
+    /// The folder to write log files and truth.csv to
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// How many different clicks [default: 1000000; without end where --rate is given and --start is not]
+    #[arg(long, value_name = "N")]
+    pub(crate) clicks: Option<u64>,
+    /// How many ads, the first the most clicked (Zipf)
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub(crate) ads: u64,
+    /// How many minutes the clicks are spread over
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) minutes: u32,
+    /// The first minute, yyyyMMddHHmm [default: 202101010000; now where --rate is given]
+    #[arg(long, value_name = "M", value_parser = minute)]
+    pub(crate) start: Option<Minute>,
+    /// What everything random follows from
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// How many files are written side by side
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) files: u32,
+    /// How many lines tell a click again, as a share of the clicks
+    #[arg(long, value_name = "RATE", default_value_t = 0.01)]
+    pub(crate) duplicates: f64,
+    /// How far lines may be out of order, in seconds
+    #[arg(long, value_name = "SECS", default_value_t = 5)]
+    pub(crate) disorder: u64,
+    /// Lines a second, with files rotated by rename meanwhile [default: as fast as it goes]
+    #[arg(long, value_name = "PER_SECOND")]
+    pub(crate) rate: Option<u64>,
+}

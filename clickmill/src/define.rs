@@ -1,0 +1,70 @@
+//! `clickmill define`, and what `up` does of it at its start: the configuration becomes the pipeline's definition.
+
+use anyhow::Context;
+use clickmill_model::Definition;
+use clickmill_model::records::PIPELINE;
+use clickmill_queue::definitions::{self, Definitions};
+use clickmill_queue::{Queue, topology};
+
+use crate::Misused;
+use crate::cli::DefineAction;
+use crate::config::Config;
+use crate::pipeline;
+
+/// What became of a proposal.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Proposed {
+    /// It says what is in force already.
+    Same(Definition),
+    /// It is in force from the next minutes on, or would be.
+    New(Definition),
+}
+
+/// Proposes a definition. With `dry_run` nothing is written.
+pub(crate) fn propose(queue: &dyn Queue, proposal: &Definition, dry_run: bool) -> anyhow::Result<Proposed> {
+    let history = if queue.partitions(PIPELINE)?.is_some() {
+        Definitions::load(queue).context("reading the pipeline's definitions")?.all().to_vec()
+    } else {
+        Vec::new()
+    };
+    let next = proposal.following(&history).map_err(|error| Misused(error.into()))?;
+    match (next, history.last()) {
+        (None, Some(last)) => {
+            if !dry_run {
+                queue.create_topics(&topology::topics(last))?;
+            }
+            Ok(Proposed::Same(last.clone()))
+        }
+        (next, _) => {
+            let next = next.unwrap_or_else(|| proposal.clone());
+            if !dry_run {
+                queue.create_topics(&topology::topics(&next)).context("making the topics")?;
+                definitions::append(queue, &next).context("writing the definition")?;
+            }
+            Ok(Proposed::New(next))
+        }
+    }
+}
+
+/// `clickmill define`.
+#[allow(clippy::print_stdout)]
+pub(crate) fn run(config: &Config, dry_run: bool, action: Option<&DefineAction>) -> anyhow::Result<()> {
+    let queue = pipeline::open_queue(config)?;
+    if matches!(action, Some(DefineAction::List)) {
+        if queue.partitions(PIPELINE)?.is_some() {
+            for definition in Definitions::load(&*queue)?.all() {
+                println!("{}", serde_json::to_string(definition)?);
+            }
+        }
+        return Ok(());
+    }
+    match propose(&*queue, &config.definition(), dry_run)? {
+        Proposed::Same(definition) => println!("definition {} is in force and says the same", definition.version),
+        Proposed::New(definition) => {
+            let verb = if dry_run { "would be" } else { "is" };
+            println!("definition {} {verb} in force for the next minutes", definition.version);
+            println!("{}", serde_json::to_string_pretty(&definition)?);
+        }
+    }
+    Ok(())
+}

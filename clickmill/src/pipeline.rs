@@ -1,0 +1,296 @@
+//! The parts of a pipeline, opened and put together as the configuration says.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clickmill_api::{RunState, StageBoard};
+use clickmill_db_writer::late::{LateConfig, LateWriter};
+use clickmill_db_writer::raw::{Files, RawConfig, RawWriter};
+use clickmill_db_writer::{ResultsConfig, ResultsWriter};
+use clickmill_log_watcher::{LiveReport, Watcher};
+use clickmill_mapper::{MapperConfig, MapperWorker};
+use clickmill_model::Minute;
+use clickmill_queue::embedded::EmbeddedQueue;
+use clickmill_queue::{Clock, Queue, Stage, StageError, WhenFenced, stage, topology};
+use clickmill_aggregator::{AggregatorConfig, AggregatorWorker};
+use clickmill_reducer::{ReducerConfig, ReducerWorker};
+use clickmill_store::AggregateStore;
+use clickmill_store::embedded::EmbeddedStore;
+use parking_lot::Mutex;
+
+use crate::config::{Config, QueueKind, StoreKind};
+
+/// Everything that the stages share.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) queue: Arc<dyn Queue>,
+    pub(crate) store: Arc<dyn AggregateStore>,
+    pub(crate) board: Arc<StageBoard>,
+    /// Set while files shall be finished as soon as possible: the end of a drain.
+    pub(crate) flush: Arc<AtomicBool>,
+    /// The minutes with clicks that were written: kept in a drain only.
+    pub(crate) minutes: Option<Arc<Mutex<BTreeSet<Minute>>>>,
+}
+
+/// Opens the queue of the configuration, making it where there is none.
+pub(crate) fn open_queue(config: &Config) -> anyhow::Result<Arc<dyn Queue>> {
+    open_queue_with(config, clickmill_queue::SystemClock::shared())
+}
+
+fn open_queue_with(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<dyn Queue>> {
+    match config.queue.kind {
+        QueueKind::Embedded => {
+            let dir = config.data_dir.join("queue");
+            std::fs::create_dir_all(&dir).with_context(|| format!("making the folder {}", dir.display()))?;
+            let queue = EmbeddedQueue::open(&dir, clock, clickmill_queue::embedded::Options::default())
+                .with_context(|| format!("opening the queue in {}", dir.display()))?;
+            Ok(Arc::new(queue))
+        }
+    }
+}
+
+impl Parts {
+    /// Opens queue and store.
+    pub(crate) fn open(config: &Config) -> anyhow::Result<Self> {
+        let clock = clickmill_queue::SystemClock::shared();
+        let queue = open_queue_with(config, Arc::clone(&clock))?;
+        let store: Arc<dyn AggregateStore> = match config.store.kind {
+            StoreKind::Embedded => {
+                let dir = config.data_dir.join("store");
+                std::fs::create_dir_all(&dir).with_context(|| format!("making the folder {}", dir.display()))?;
+                let store = EmbeddedStore::open(&dir, clickmill_store::embedded::Options::default())
+                    .with_context(|| format!("opening the store in {}", dir.display()))?;
+                Arc::new(store)
+            }
+        };
+        Ok(Self {
+            config: config.clone(),
+            clock,
+            queue,
+            store,
+            board: Arc::new(StageBoard::default()),
+            flush: Arc::new(AtomicBool::new(false)),
+            minutes: None,
+        })
+    }
+
+    fn files(&self) -> anyhow::Result<Arc<Files>> {
+        let dir = match &self.config.files.url {
+            None => self.config.data_dir.join("files"),
+            Some(url) => match url.strip_prefix("file://") {
+                Some(path) => PathBuf::from(path),
+                None => bail!("files.url is {url:?}: give a local folder as file:///path"),
+            },
+        };
+        std::fs::create_dir_all(&dir).with_context(|| format!("making the folder {}", dir.display()))?;
+        Ok(Arc::new(Files::local(&dir).with_context(|| format!("opening the files in {}", dir.display()))?))
+    }
+
+    /// Refuses to go on where what is committed and what is stored contradict each other: figures would be wrong in silence.
+    pub(crate) fn check_history(&self) -> anyhow::Result<()> {
+        let has_figures = !self.store.progress()?.counts.is_empty();
+        let definition = self.config.definition();
+        let committed = |group: &str, topics: &[&str]| -> anyhow::Result<bool> {
+            let mut any = false;
+            for topic in topics {
+                any |= !self.queue.committed(group, topic)?.is_empty();
+            }
+            Ok(any)
+        };
+        let inputs: Vec<&str> = definition.inputs.iter().map(|input| input.topic.as_str()).collect();
+        let results = [clickmill_model::records::CLICK_RESULTS];
+        if has_figures && !committed(topology::MAPPER, &inputs)? {
+            bail!(
+                "the store has figures, but the queue has no committed offsets: counting would start over and double them. \
+                 Restore the queue's folder, or start with a new data folder"
+            );
+        }
+        if !has_figures && committed(topology::DB_WRITER, &results)? {
+            bail!(
+                "the queue says that results were written, but the store has none: they would be missing for good. \
+                 Restore the store's folder, or start with a new data folder"
+            );
+        }
+        Ok(())
+    }
+
+    fn watcher_config(&self, drain: bool, live: &LiveReport) -> clickmill_log_watcher::Config {
+        let Config { input, time, .. } = &self.config;
+        clickmill_log_watcher::Config {
+            patterns: input.logs.clone(),
+            source: input.source.as_str().into(),
+            topic: input.topic.clone(),
+            partitions: self.config.queue.partitions,
+            partition_by: input.partition_by,
+            time: clickmill_model::TimeSettings {
+                max_disorder: time.max_disorder,
+                max_clock_skew: time.max_clock_skew,
+                source_timeout: time.source_timeout,
+            },
+            settle: input.settle,
+            max_ahead_bytes: input.max_ahead.as_u64(),
+            drain,
+            live: live.clone(),
+        }
+    }
+}
+
+/// The running stages of a process.
+pub(crate) struct Running {
+    parts: Parts,
+    stop: Arc<AtomicBool>,
+    threads: Vec<(&'static str, JoinHandle<Result<(), StageError>>)>,
+}
+
+/// How long stages have to finish what they are doing.
+const STOP_WITHIN: Duration = Duration::from_secs(4);
+
+impl Running {
+    pub(crate) fn new(parts: &Parts) -> Self {
+        Self { parts: parts.clone(), stop: Arc::new(AtomicBool::new(false)), threads: Vec::new() }
+    }
+
+    fn spawn(
+        &mut self,
+        name: &'static str,
+        when_fenced: WhenFenced,
+        make: impl FnMut() -> Result<Box<dyn Stage>, StageError> + Send + 'static,
+    ) -> anyhow::Result<()> {
+        let (clock, stop) = (Arc::clone(&self.parts.clock), Arc::clone(&self.stop));
+        let (board, told_at) = (Arc::clone(&self.parts.board), Arc::clone(&self.parts.clock));
+        board.set(name, RunState::Starting, "", told_at.now());
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let noticed = |error: Option<&StageError>| match error {
+                None => board.set(name, RunState::Running, "", told_at.now()),
+                Some(error) => board.set(name, RunState::Waiting, &error.to_string(), told_at.now()),
+            };
+            let end = stage::run(name, &*clock, &stop, when_fenced, noticed, make);
+            match &end {
+                Ok(()) => board.set(name, RunState::Stopped, "", told_at.now()),
+                Err(error) => board.set(name, RunState::Failed, &error.to_string(), told_at.now()),
+            }
+            end
+        });
+        self.threads.push((name, thread.with_context(|| format!("starting the thread of {name}"))?));
+        Ok(())
+    }
+
+    /// The log watcher; returns what it reports as it goes.
+    pub(crate) fn watcher(&mut self, drain: bool) -> anyhow::Result<LiveReport> {
+        let live = LiveReport::default();
+        let (parts, report) = (self.parts.clone(), live.clone());
+        self.spawn("log-watcher", WhenFenced::End, move || {
+            let config = parts.watcher_config(drain, &report);
+            let watcher = Watcher::start(Arc::clone(&parts.queue), config, parts.clock.now())?;
+            Ok(Box::new(watcher) as Box<dyn Stage>)
+        })?;
+        Ok(live)
+    }
+
+    pub(crate) fn mapper(&mut self) -> anyhow::Result<()> {
+        let parts = self.parts.clone();
+        self.spawn("mapper", WhenFenced::JoinAgain, move || {
+            let config = MapperConfig { name: parts.config.input.source.clone(), ..MapperConfig::default() };
+            Ok(Box::new(MapperWorker::start(Arc::clone(&parts.queue), config)?) as Box<dyn Stage>)
+        })
+    }
+
+    pub(crate) fn aggregator(&mut self) -> anyhow::Result<()> {
+        let parts = self.parts.clone();
+        self.spawn("aggregator", WhenFenced::JoinAgain, move || {
+            let config = AggregatorConfig { name: parts.config.input.source.clone(), ..AggregatorConfig::default() };
+            Ok(Box::new(AggregatorWorker::start(Arc::clone(&parts.queue), config)?) as Box<dyn Stage>)
+        })
+    }
+
+    pub(crate) fn reducer(&mut self) -> anyhow::Result<()> {
+        let parts = self.parts.clone();
+        self.spawn("reducer", WhenFenced::JoinAgain, move || {
+            let config = ReducerConfig { name: parts.config.input.source.clone(), ..ReducerConfig::default() };
+            Ok(Box::new(ReducerWorker::start(Arc::clone(&parts.queue), config)?) as Box<dyn Stage>)
+        })
+    }
+
+    /// The writers: results, raw lines, late clicks.
+    pub(crate) fn writers(&mut self) -> anyhow::Result<()> {
+        let files = self.parts.files()?;
+        let parts = self.parts.clone();
+        self.spawn("db-writer", WhenFenced::JoinAgain, move || {
+            let config = ResultsConfig {
+                name: parts.config.input.source.clone(),
+                linger: Duration::from_millis(50),
+                keep_counts: parts.config.retention.counts,
+                keep_rankings: parts.config.retention.rankings,
+                minutes: parts.minutes.clone(),
+            };
+            let writer = ResultsWriter::start(Arc::clone(&parts.queue), Arc::clone(&parts.store), config)?;
+            Ok(Box::new(writer) as Box<dyn Stage>)
+        })?;
+        let (parts, raw_files) = (self.parts.clone(), Arc::clone(&files));
+        self.spawn("raw-writer", WhenFenced::JoinAgain, move || {
+            let config = RawConfig {
+                name: parts.config.input.source.clone(),
+                topics: parts.config.input.topics.clone(),
+                max_clock_skew: parts.config.time.max_clock_skew,
+                flush: Arc::clone(&parts.flush),
+                ..RawConfig::default()
+            };
+            let writer = RawWriter::start(Arc::clone(&parts.queue), Arc::clone(&raw_files), config)?;
+            Ok(Box::new(writer) as Box<dyn Stage>)
+        })?;
+        let parts = self.parts.clone();
+        self.spawn("late-writer", WhenFenced::JoinAgain, move || {
+            let config = LateConfig {
+                name: parts.config.input.source.clone(),
+                flush: Arc::clone(&parts.flush),
+                ..LateConfig::default()
+            };
+            let writer = LateWriter::start(Arc::clone(&parts.queue), Arc::clone(&files), config)?;
+            Ok(Box::new(writer) as Box<dyn Stage>)
+        })
+    }
+
+    /// True once a stage has ended although nobody told it to.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.threads.iter().any(|(_, thread)| thread.is_finished())
+    }
+
+    /// Stops every stage, and returns the error of one that had ended with it.
+    pub(crate) fn stop(self) -> anyhow::Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        let deadline = Instant::now() + STOP_WITHIN;
+        let mut first = Ok(());
+        for (name, thread) in self.threads {
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            if !thread.is_finished() {
+                // What it was doing is not committed, and will be done again.
+                tracing::warn!(stage = name, "did not stop in time");
+                continue;
+            }
+            let end = match thread.join() {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(anyhow::Error::new(error).context(format!("{name} stopped"))),
+                Err(_) => Err(anyhow::anyhow!("{name} panicked: this is a bug in clickmill")),
+            };
+            if first.is_ok() {
+                first = end;
+            }
+        }
+        first
+    }
+}
+
+/// How far the store is complete: counts and rankings both.
+pub(crate) fn complete_until(store: &dyn AggregateStore, partitions: u32) -> anyhow::Result<Option<Minute>> {
+    let progress = store.progress()?;
+    Ok(progress.counts_until(partitions).min(progress.rankings_until(partitions)))
+}

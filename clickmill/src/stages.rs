@@ -1,0 +1,62 @@
+//! One stage as a process of its own.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use clickmill_model::records::PIPELINE;
+
+use crate::Misused;
+use crate::cli::Common;
+use crate::config::Config;
+use crate::define;
+use crate::pipeline::{Parts, Running};
+use crate::up::{self, Server};
+
+/// Which stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum One {
+    LogWatcher,
+    Mapper,
+    Aggregator,
+    Reducer,
+    DbWriter,
+    Api,
+}
+
+/// Runs one stage until told to stop.
+#[allow(clippy::print_stdout)]
+pub(crate) fn run(config: &Config, common: &Common, one: One) -> anyhow::Result<()> {
+    let mut config = config.clone();
+    if one != One::Api && common.listen.is_none() {
+        // Several stages share a machine: each takes a free port unless it is told one.
+        config.api.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    }
+    if one == One::LogWatcher && config.input.logs.is_empty() {
+        return Err(Misused(anyhow::anyhow!("no log files to follow: give --logs PATTERN, or set input.logs")).into());
+    }
+    let stop = up::signals()?;
+    let parts = Parts::open(&config)?;
+    parts.check_history()?;
+    if one != One::Api && parts.queue.partitions(PIPELINE)?.is_none() {
+        // The first stage of a new pipeline defines it; what comes later is for `up` and `define`.
+        define::propose(&*parts.queue, &config.definition(), false)?;
+    }
+    let mut running = Running::new(&parts);
+    match one {
+        One::LogWatcher => {
+            running.watcher(false)?;
+        }
+        One::Mapper => running.mapper()?,
+        One::Aggregator => running.aggregator()?,
+        One::Reducer => running.reducer()?,
+        One::DbWriter => running.writers()?,
+        One::Api => {}
+    }
+    let server = if one == One::Api { Server::api(&parts)? } else { Server::ops(&parts)? };
+    println!("listening on http://{}", server.address);
+    while !stop.load(Ordering::Relaxed) && !running.has_ended() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    running.stop()
+}

@@ -1,0 +1,7 @@
+//! Schedules of faults: thousands that a seed draws, and those that are known to break pipelines, each by its number.
+//!
+//! `CLICKMILL_TEST_SEED=17 cargo test -p clickmill-tests --test schedules seeds` replays one seed; `CLICKMILL_TEST_SEEDS=100000` runs more.
+
+mod known;
+mod seeds;
+mod world;
