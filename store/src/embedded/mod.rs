@@ -35,15 +35,15 @@ use crate::{AggregateStore, ClosedWrite, MinuteRange, RankedWrite, Result, Store
 pub const FILE_NAME: &str = "store.db";
 
 /// How a store is opened.
-#[derive(Debug, Clone)]
-pub struct EmbeddedOptions {
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
     /// How many reads may run at once; more wait. Each keeps up to 16 MiB of pages.
     pub readers: usize,
     /// How long to wait for another process that writes.
     pub busy: Duration,
 }
 
-impl Default for EmbeddedOptions {
+impl Default for Options {
     fn default() -> Self {
         Self { readers: 8, busy: Duration::from_secs(10) }
     }
@@ -71,12 +71,12 @@ impl EmbeddedStore {
     ///
     /// # Errors
     /// [`StoreError::Broken`] where the file is damaged, is not a store, or was written by a newer clickmill; [`StoreError::Unavailable`] where the folder cannot be written.
-    pub fn open(dir: &Path, options: &EmbeddedOptions) -> Result<Self> {
+    pub fn open(dir: &Path, options: Options) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(|error| StoreError::Unavailable {
             what: format!("making the folder {}", dir.display()),
             why: error.to_string(),
         })?;
-        let store = Self::new(dir, options, Writer::Open(Mutex::new(None)));
+        let store = Self::new(dir, &options, Writer::Open(Mutex::new(None)));
         store.write("opening the store", |_| Ok(()))?;
         Ok(store)
     }
@@ -85,13 +85,13 @@ impl EmbeddedStore {
     ///
     /// # Errors
     /// As [`EmbeddedStore::open`].
-    pub fn open_read_only(dir: &Path, options: &EmbeddedOptions) -> Result<Self> {
-        let store = Self::new(dir, options, Writer::ReadOnly);
+    pub fn open_read_only(dir: &Path, options: Options) -> Result<Self> {
+        let store = Self::new(dir, &options, Writer::ReadOnly);
         store.progress()?;
         Ok(store)
     }
 
-    fn new(dir: &Path, options: &EmbeddedOptions, writer: Writer) -> Self {
+    fn new(dir: &Path, options: &Options, writer: Writer) -> Self {
         let file = dir.join(FILE_NAME);
         let readers = Pool::new(file.clone(), options.busy, options.readers);
         Self { file, busy: options.busy, readers, writer, dictionary: Dictionary::default() }

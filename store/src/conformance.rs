@@ -1,1 +1,0 @@
-//! The suite that each implementation of the store passes.

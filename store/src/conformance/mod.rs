@@ -1,0 +1,93 @@
+//! The suite that each implementation of the store passes.
+//!
+//! `conformance_suite!(with_store)` makes a test of each case, where `with_store` is a function that runs a case on an empty store:
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use clickmill_store::{AggregateStore, MemoryStore};
+//!
+//! fn with_memory(case: fn(&Arc<dyn AggregateStore>)) {
+//!     let store: Arc<dyn AggregateStore> = Arc::new(MemoryStore::new());
+//!     case(&store);
+//! }
+//!
+//! clickmill_store::conformance_suite!(with_memory);
+//! # fn main() {}
+//! ```
+//!
+//! Expected values are written down, or come from [`told::Told`], which adds up one click after the other.
+
+mod counts;
+mod rankings;
+pub mod told;
+mod writes;
+
+pub use counts::*;
+pub use rankings::*;
+pub use writes::*;
+
+use std::sync::Arc;
+
+use clickmill_model::Minute;
+
+use crate::{AggregateStore, MinuteRange};
+
+/// The store under test.
+pub type Store = Arc<dyn AggregateStore>;
+
+/// Makes a test of each case of the suite.
+#[macro_export]
+macro_rules! conformance_suite {
+    ($with:expr) => {
+        $crate::conformance_suite! { @each $with;
+            an_empty_store_answers_with_nothing
+            the_same_write_again_changes_nothing
+            a_zombie_that_writes_old_rows_and_old_progress_last_changes_nothing
+            progress_is_kept_for_each_partition
+            progress_without_figures_is_kept
+            a_reader_never_sees_progress_without_the_figures
+            a_write_that_is_refused_leaves_nothing_behind
+            an_ad_belongs_to_one_partition
+            filters_are_published_from_the_latest_start_to_the_earliest_end
+            an_older_write_does_not_bring_back_its_filters
+            a_definition_is_kept_as_it_was_first_told
+            another_revision_changes_no_figure
+            old_figures_go_by_their_arrival
+            old_events_that_arrived_lately_stay
+            what_is_deleted_and_written_again_is_there_again
+            counts_are_right_over_every_edge
+            the_running_hour_and_day_count
+            a_range_without_a_minute_has_no_clicks
+            an_ad_never_seen_has_no_clicks
+            an_unknown_filter_has_no_clicks
+            odd_ad_ids_are_kept_as_they_are
+            big_counts_are_exact
+            the_parts_of_a_span_are_put_together
+            many_ads_in_one_minute_are_told_apart
+            a_series_has_a_figure_for_each_span_that_the_range_touches
+            the_most_clicked_ads_of_any_range_are_right
+            ties_break_by_ad_id
+            fewer_ads_than_asked_for_are_all_that_there_are
+            rankings_are_kept_as_they_were_told
+            rankings_may_come_before_counts_and_after
+            a_ranking_names_more_ads_than_counts_do
+        }
+    };
+    (@each $with:expr; $($name:ident)*) => {
+        $(#[test]
+        fn $name() {
+            $with($crate::conformance::$name);
+        })*
+    };
+}
+
+/// The minute `yyyyMMddHHmm`.
+fn minute(text: &str) -> Minute {
+    Minute::parse(text).expect("a minute of the suite is written yyyyMMddHHmm")
+}
+
+/// The minutes `[from, to)`.
+fn range(from: &str, to: &str) -> MinuteRange {
+    MinuteRange { from: minute(from), to: minute(to) }
+}

@@ -1,0 +1,120 @@
+//! What was clicked, and what an aggregator tells of it: the slow model of the suite.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clickmill_model::partition::of_key;
+use clickmill_model::{Columns, FilterId, Minute, Partition, Revision, Span, SpanKind, Timestamp};
+
+use crate::{AggregateStore, ClosedWrite, MinuteRange, TopAds};
+
+/// Clicks by minute, ad and filter.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// Aggregator partitions.
+    pub partitions: u32,
+    /// When the clicks of a minute arrived.
+    pub arrival: fn(Minute) -> Timestamp,
+    clicks: BTreeMap<(Minute, String, FilterId), u64>,
+}
+
+impl Told {
+    /// No clicks. They arrive at the end of their minute.
+    pub fn new(partitions: u32) -> Self {
+        Self { partitions, arrival: Minute::end, clicks: BTreeMap::new() }
+    }
+
+    /// Adds clicks.
+    pub fn add(&mut self, minute: Minute, ad: &str, filter: FilterId, clicks: u64) {
+        *self.clicks.entry((minute, ad.to_owned(), filter)).or_default() += clicks;
+    }
+
+    /// Every ad that was clicked.
+    pub fn ads(&self) -> BTreeSet<&str> {
+        self.clicks.keys().map(|(_, ad, _)| ad.as_str()).collect()
+    }
+
+    fn within(&self, range: MinuteRange) -> impl Iterator<Item = (Minute, &str, FilterId, u64)> {
+        let first = (range.from, String::new(), FilterId(0));
+        self.clicks
+            .range(first..)
+            .take_while(move |((minute, ..), _)| *minute < range.to)
+            .map(|((minute, ad, filter), clicks)| (*minute, ad.as_str(), *filter, *clicks))
+    }
+
+    /// Clicks of an ad in a range.
+    pub fn count(&self, ad: &str, filter: FilterId, range: MinuteRange) -> u64 {
+        self.within(range).filter(|(_, a, f, _)| *a == ad && *f == filter).map(|(.., clicks)| clicks).sum()
+    }
+
+    /// The most clicked ads of a range.
+    pub fn top(&self, filter: FilterId, range: MinuteRange, n: usize) -> TopAds {
+        let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+        for (_, ad, _, clicks) in self.within(range).filter(|(_, _, f, _)| *f == filter) {
+            *sums.entry(ad).or_default() += clicks;
+        }
+        let mut top: TopAds =
+            sums.into_iter().filter(|(_, sum)| *sum > 0).map(|(ad, sum)| (ad.to_owned(), sum)).collect();
+        top.sort_by(|(ad_a, a), (ad_b, b)| b.cmp(a).then(ad_a.as_bytes().cmp(ad_b.as_bytes())));
+        top.truncate(n);
+        top
+    }
+
+    /// The counts of one span in one partition.
+    fn columns(&self, partition: Partition, span: Span) -> Option<Columns> {
+        let range = MinuteRange { from: span.start, to: span.end() };
+        let is_mine = |ad: &str| of_key(ad.as_bytes(), self.partitions) == partition;
+        let mut ads: BTreeMap<&str, BTreeMap<FilterId, u64>> = BTreeMap::new();
+        let mut filters = BTreeSet::new();
+        for (_, ad, filter, clicks) in self.within(range).filter(|(_, ad, ..)| is_mine(ad)) {
+            *ads.entry(ad).or_default().entry(filter).or_default() += clicks;
+            filters.insert(filter);
+        }
+        let mut columns = Columns::new(span, filters.iter().copied().collect());
+        // Backwards: their order means nothing.
+        for (ad, counts) in ads.iter().rev() {
+            columns.ads.push(ad.as_bytes());
+            for (column, filter) in columns.counts.iter_mut().zip(&filters) {
+                column.push(counts.get(filter).copied().unwrap_or(0));
+            }
+        }
+        (!columns.ads.is_empty()).then_some(columns)
+    }
+
+    /// What an aggregator partition tells when it closes the minutes `[from, until)`: them, and the hours and days that end with one of them.
+    pub fn write(&self, partition: Partition, from: Minute, until: Minute) -> ClosedWrite {
+        let mut counts = Vec::new();
+        for kind in [SpanKind::Minute, SpanKind::Hour, SpanKind::Day] {
+            let first = Span::holding(kind, from).start;
+            let touched = self.within(MinuteRange { from: first, to: until });
+            let spans: BTreeSet<Span> = touched.map(|(minute, ..)| Span::holding(kind, minute)).collect();
+            for span in spans.into_iter().filter(|span| span.end() <= until) {
+                let oldest = self.within(MinuteRange { from: span.start, to: span.end() });
+                let arrival = oldest.map(|(minute, ..)| (self.arrival)(minute)).min();
+                counts.extend(self.columns(partition, span).map(|columns| (columns, arrival)));
+            }
+        }
+        ClosedWrite { revision: Revision::STREAM, partition, counts, until, filters: Vec::new() }
+    }
+
+    /// Closes the minutes `[from, until)` in every partition.
+    pub fn close(&self, store: &dyn AggregateStore, from: Minute, until: Minute) {
+        for partition in (0..self.partitions).map(Partition) {
+            store.write_closed(&self.write(partition, from, until)).expect("the store takes the counts");
+        }
+    }
+
+    /// Demands the same counts of the store, for every ad at once and, as a series, for each alone.
+    pub fn check_counts(&self, store: &dyn AggregateStore, filter: FilterId, range: MinuteRange) {
+        let ads: Vec<&str> = self.ads().into_iter().chain(["never clicked"]).collect();
+        let expected: Vec<u64> = ads.iter().map(|ad| self.count(ad, filter, range)).collect();
+        let found = store.counts(&ads, filter, range).expect("the store reads counts");
+        assert_eq!(found, expected, "{ads:?}, filter {filter}, {} to {}", range.from, range.to);
+    }
+
+    /// Demands the same most clicked ads of the store, where it can merge the range.
+    pub fn check_top(&self, store: &dyn AggregateStore, filter: FilterId, range: MinuteRange, n: usize) {
+        if let Some(found) = store.top(filter, range, n).expect("the store merges counts") {
+            assert_eq!(found, self.top(filter, range, n), "top {n}, filter {filter}, {} to {}", range.from, range.to);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The suite, on each implementation.
+
+mod memory {
+    use std::sync::Arc;
+
+    use clickmill_store::{AggregateStore, MemoryStore};
+
+    fn with_memory(case: fn(&Arc<dyn AggregateStore>)) {
+        let store: Arc<dyn AggregateStore> = Arc::new(MemoryStore::new());
+        case(&store);
+    }
+
+    clickmill_store::conformance_suite!(with_memory);
+}
+
+mod embedded {
+    use std::sync::Arc;
+
+    use clickmill_store::embedded::{EmbeddedStore, Options};
+    use clickmill_store::{AggregateStore, MinuteRange, Result, StoreProgress, TopAds};
+
+    fn with_embedded(case: fn(&Arc<dyn AggregateStore>)) {
+        let dir = tempfile::tempdir().unwrap();
+        let store: Arc<dyn AggregateStore> = Arc::new(EmbeddedStore::open(dir.path(), Options::default()).unwrap());
+        case(&store);
+    }
+
+    clickmill_store::conformance_suite!(with_embedded);
+
+    /// The same, with each read and each write in a process that has just begun, and reads in one that was opened for reading only.
+    mod anew {
+        use clickmill_model::records::Ranking;
+        use clickmill_model::{Definition, FilterId, Minute, SpanKind, Timestamp, Window};
+        use clickmill_store::{ClosedWrite, RankedWrite};
+
+        use super::*;
+
+        struct Anew(tempfile::TempDir);
+
+        impl Anew {
+            fn writer(&self) -> Result<EmbeddedStore> {
+                EmbeddedStore::open(self.0.path(), Options::default())
+            }
+
+            fn reader(&self) -> Result<EmbeddedStore> {
+                EmbeddedStore::open_read_only(self.0.path(), Options::default())
+            }
+        }
+
+        impl AggregateStore for Anew {
+            fn write_closed(&self, write: &ClosedWrite) -> Result<()> {
+                self.writer()?.write_closed(write)
+            }
+            fn write_ranked(&self, write: &RankedWrite) -> Result<()> {
+                self.writer()?.write_ranked(write)
+            }
+            fn write_definition(&self, definition: &Definition) -> Result<()> {
+                self.writer()?.write_definition(definition)
+            }
+            fn definitions(&self) -> Result<Vec<Definition>> {
+                self.reader()?.definitions()
+            }
+            fn progress(&self) -> Result<StoreProgress> {
+                self.reader()?.progress()
+            }
+            fn counts(&self, ads: &[&str], filter: FilterId, range: MinuteRange) -> Result<Vec<u64>> {
+                self.reader()?.counts(ads, filter, range)
+            }
+            fn series(
+                &self,
+                ad: &str,
+                filter: FilterId,
+                range: MinuteRange,
+                step: SpanKind,
+            ) -> Result<Vec<(Minute, u64)>> {
+                self.reader()?.series(ad, filter, range, step)
+            }
+            fn rankings(&self, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<Option<Ranking>>> {
+                self.reader()?.rankings(filter, which)
+            }
+            fn top(&self, filter: FilterId, range: MinuteRange, n: usize) -> Result<Option<TopAds>> {
+                self.reader()?.top(filter, range, n)
+            }
+            fn expire(&self, counts_before: Timestamp, rankings_before: Timestamp) -> Result<u64> {
+                self.writer()?.expire(counts_before, rankings_before)
+            }
+        }
+
+        fn with_anew(case: fn(&Arc<dyn AggregateStore>)) {
+            let store: Arc<dyn AggregateStore> = Arc::new(Anew(tempfile::tempdir().unwrap()));
+            case(&store);
+        }
+
+        clickmill_store::conformance_suite!(with_anew);
+    }
+}
