@@ -266,7 +266,7 @@ fn old_lines_of_a_backlog_do_not_make_a_file_each() {
 fn files_that_take_too_much_memory_together_are_completed() {
     let rig = Rig::in_memory();
     rig.queue.create_topics(&[spec("more-clicks", 1)]).unwrap();
-    let rolling = clickmill_db_writer::raw::Rolling { memory_bytes: 300_000, ..Default::default() };
+    let rolling = clickmill_db_writer::raw::Rolling { memory_bytes: 250_000, ..Default::default() };
     let topics = vec![TOPIC.into(), "more-clicks".into()];
     let mut writer = rig.writer_of(Arc::new(rig.queue.clone()), RawConfig { rolling, topics, ..rig.config("a") });
     let lines: Vec<String> = (0..1000).map(line).collect();
@@ -380,13 +380,14 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_each_line_is_in_one_file(actions in proptest::collection::vec(action(), 1..80)) {
         let rig = Rig::in_memory();
         let mut writers: BTreeMap<usize, (Box<dyn Stage>, Deaf)> = BTreeMap::new();
         let mut records = Vec::new();
+        let mut fault = None;
         for action in actions {
             match action {
                 Action::Send(n) => {
@@ -404,11 +405,16 @@ proptest! {
                         let config = RawConfig { rolling: rolling_at(5), ..rig.config(&who.to_string()) };
                         (Box::new(rig.writer_of(Arc::new(deaf.clone()), config)), deaf)
                     });
+                    fault.into_iter().for_each(|fault| rig.queue.fail_next_commit(fault));
                     match writer.step(rig.now(), Duration::ZERO) {
                         Ok(_) => {}
                         Err(StageError::Broken(why)) => panic!("{why}"),
-                        Err(_) => drop(writers.remove(&who)),
+                        Err(_) => {
+                            writers.remove(&who);
+                            fault = None;
+                        }
                     }
+                    rig.queue.forget_faults();
                 }
                 Action::Age => rig.clock.advance(Duration::from_secs(301)),
                 Action::Restart(who) => drop(writers.remove(&who)),
@@ -418,14 +424,13 @@ proptest! {
                         hears.deaf.store(deaf, Ordering::SeqCst);
                     }
                 }
-                Action::Fault(0) => rig.queue.fail_next_commit(CommitFault::NotApplied),
-                Action::Fault(1) => rig.queue.fail_next_commit(CommitFault::LostBefore),
-                Action::Fault(_) => rig.queue.fail_next_commit(CommitFault::AppliedButReportedFailed),
+                Action::Fault(0) => fault = Some(CommitFault::NotApplied),
+                Action::Fault(1) => fault = Some(CommitFault::LostBefore),
+                Action::Fault(_) => fault = Some(CommitFault::AppliedButReportedFailed),
             }
         }
         writers.clear();
         expire_all(&rig);
-        rig.queue.forget_faults();
         rig.drain("last").unwrap();
         let expected: Vec<_> = records
             .iter()
