@@ -11,12 +11,17 @@
 //!   [releases](Consumer::release) it; one that does not answer within the session timeout loses it.
 //! - **Stamped**: a record's arrival is the queue's own clock on append, and never goes back within a partition.
 
+mod assign;
+mod check;
 pub mod clock;
+pub mod conformance;
 pub mod definitions;
+pub mod embedded;
+pub mod memory;
 pub mod stage;
 pub mod topology;
 mod types;
 
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use stage::{Progress, Stage, StageError};
+pub use stage::{Progress, Stage, StageError, WhenFenced};
 pub use types::*;
