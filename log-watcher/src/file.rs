@@ -86,6 +86,8 @@ pub(crate) struct Followed {
     pub(crate) cut_told: bool,
     /// When it grew last.
     pub(crate) grown: Timestamp,
+    /// When its name changed or went last: what a writer still holds back of the last line may come after that.
+    pub(crate) turned: Timestamp,
     /// Something about it changed: compare its beginning again.
     pub(crate) suspect: bool,
     pub(crate) hold: Hold,
@@ -110,6 +112,7 @@ impl Followed {
             cut: false,
             cut_told: false,
             grown: Timestamp::from_micros(look.modified).min(now),
+            turned: Timestamp::MIN,
             suspect: false,
             hold: Hold::default(),
             trouble: None,
@@ -119,7 +122,8 @@ impl Followed {
     }
 
     /// Takes its new name.
-    pub(crate) fn rename(&mut self, path: &Path) {
+    pub(crate) fn rename(&mut self, path: &Path, now: Timestamp) {
+        self.turned = now;
         self.row.path = path.to_owned();
         self.name = self.row.path.to_string_lossy().into();
         self.row.renamed = true;
@@ -131,7 +135,7 @@ impl Followed {
     }
 
     pub(crate) fn is_quiet(&self, now: Timestamp, rules: Rules) -> bool {
-        now.since(self.grown) >= rules.limits.settle
+        now.since(self.grown.max(self.turned)) >= rules.limits.settle
     }
 
     /// True where nobody will complete its last line any more.
@@ -188,7 +192,7 @@ impl Followed {
                 let held = highest.filter(|_| self.hold.holds(now, rules.limits));
                 // Its last line will be sent once it is certain that it is one.
                 let rest_comes = waits_for_rest && self.is_rotated();
-                FileTime::AtEnd { as_of: if rest_comes { as_of.min(self.grown) } else { as_of }, held }
+                FileTime::AtEnd { as_of: if rest_comes { as_of.min(self.grown.max(self.turned)) } else { as_of }, held }
             }
             (_, Some(highest), _) => FileTime::CatchingUp { highest },
             (_, None, Some(first)) => FileTime::Unbegun { first },
@@ -212,7 +216,6 @@ impl Followed {
         self.suspect = true;
         if look.size_bytes != before.size_bytes {
             self.grown = now;
-            self.row.size_bytes = look.size_bytes;
         }
         Ok(())
     }

@@ -97,10 +97,8 @@ impl Files {
         max_clock_skew: Duration,
         now: Timestamp,
     ) -> Self {
-        let gone: HashMap<FileId, Gone> = rows
-            .into_iter()
-            .map(|(id, row)| (id, Gone { booked: row.unread_bytes() == 0, row, since: now }))
-            .collect();
+        let gone: HashMap<FileId, Gone> =
+            rows.into_iter().map(|(id, row)| (id, Gone { booked: row.unread_bytes() == 0, row, since: now })).collect();
         Self {
             rules,
             max_clock_skew,
@@ -122,9 +120,8 @@ impl Files {
     /// Takes note of a listing.
     pub(crate) fn list(&mut self, listing: Listing, now: Timestamp) {
         self.must_list = false;
-        for file in self.followed.values_mut() {
-            file.listed = false;
-        }
+        let named = self.followed.iter_mut().filter_map(|(id, file)| std::mem::take(&mut file.listed).then_some(*id));
+        let had_names: HashSet<FileId> = named.collect();
         let mut unknown = Vec::new();
         for listed in listing.files {
             match self.by_place.get(&listed.look.place).copied() {
@@ -138,7 +135,7 @@ impl Files {
         }
         // A folder that could not be looked at may still hold what was not listed.
         let is_whole = listing.errors.is_empty();
-        self.see_unlisted(is_whole, now);
+        self.see_unlisted(&had_names, is_whole, now);
         if is_whole {
             let places: HashSet<Place> = unknown.iter().map(|listed| listed.look.place).collect();
             self.shadows.retain(|place, _| places.contains(place));
@@ -170,11 +167,8 @@ impl Files {
         let mut lost = Vec::new();
         for (id, file) in open {
             let Some(Ok(look)) = file.content.as_ref().map(Content::look) else { continue };
-            let size = file.look.size_bytes;
             if file.see(look, now) == Err(Replaced) {
                 lost.push(*id);
-            } else if look.size_bytes != size {
-                self.dirty.insert(*id);
             }
         }
         for id in lost {
@@ -188,14 +182,11 @@ impl Files {
     fn see_listed(&mut self, id: FileId, listed: &Listed, now: Timestamp) -> bool {
         let Some(file) = self.followed.get_mut(&id) else { return false };
         file.listed = true;
-        if file.row.path != listed.path && !listed.also.contains(&file.row.path) {
-            tracing::debug!(from = %file.name, to = %listed.path.display(), "renamed");
-            file.rename(&listed.path);
-            self.dirty.insert(id);
-        }
-        let size = file.look.size_bytes;
         let seen = file.see(listed.look, now);
-        if listed.look.size_bytes != size {
+        let is_renamed = file.row.path != listed.path && !listed.also.contains(&file.row.path);
+        if seen.is_ok() && is_renamed {
+            tracing::debug!(from = %file.name, to = %listed.path.display(), "renamed");
+            file.rename(&listed.path, now);
             self.dirty.insert(id);
         }
         if file.may_close(now) {
@@ -209,9 +200,12 @@ impl Files {
     }
 
     /// Files that no pattern names any more: an open one is read to its end.
-    fn see_unlisted(&mut self, is_whole: bool, now: Timestamp) {
+    fn see_unlisted(&mut self, had_names: &HashSet<FileId>, is_whole: bool, now: Timestamp) {
         let mut lost = Vec::new();
         for (id, file) in self.followed.iter_mut().filter(|(_, file)| !file.listed) {
+            if had_names.contains(id) {
+                file.turned = now;
+            }
             let Some(content) = &file.content else {
                 if is_whole {
                     lost.push(*id);
@@ -224,7 +218,7 @@ impl Files {
                     let replaced = file.see(look, now) == Err(Replaced);
                     let limits = self.rules.limits;
                     let patience = if names == 0 { limits.settle } else { limits.settle.max(limits.source_timeout) };
-                    replaced || file.is_drained(now, self.rules) && now.since(file.grown) >= patience
+                    replaced || file.is_drained(now, self.rules) && now.since(file.grown.max(file.turned)) >= patience
                 }
                 Err(_) => true,
             };
@@ -251,11 +245,9 @@ impl Files {
 
     /// False for a shadow and for one that waits, as long as nothing changed.
     fn wants_a_look(&self, listed: &Listed, now: Timestamp) -> bool {
-        let is_same = |look: &Look| {
-            (look.size_bytes, look.modified) == (listed.look.size_bytes, listed.look.modified)
-        };
+        let is_same = |look: &Look| (look.size_bytes, look.modified) == (listed.look.size_bytes, listed.look.modified);
         if let Some(shadow) = self.shadows.get(&listed.look.place) {
-            return !is_same(&shadow.look) || !self.followed.contains_key(&shadow.of);
+            return !is_same(&shadow.look) || !self.followed.get(&shadow.of).is_some_and(|original| original.listed);
         }
         let Some(waiting) = self.waiting.get(&listed.look.place) else { return true };
         match &waiting.why {
@@ -294,8 +286,7 @@ impl Files {
         }
         let changed = match self.waiting.get(&place) {
             Some(waiting) if waiting.look.size_bytes == look.size_bytes => waiting.changed,
-            Some(_) => now,
-            None => Timestamp::from_micros(look.modified).min(now),
+            Some(_) | None => now,
         };
         let is_quiet = now.since(changed) >= self.rules.limits.settle;
         let mut wait = |why| {
@@ -337,6 +328,13 @@ impl Files {
     ) -> bool {
         let place = look.place;
         let was_shadow = self.shadows.remove(&place).map(|shadow| shadow.of);
+        // One that has no name any more and was read to its end gives way to what has its content and a name.
+        let nameless = self.followed.iter().filter(|(_, file)| !file.listed && !file.is_ready(now, self.rules));
+        let same: Vec<FileId> =
+            nameless.filter(|(_, file)| may_be_copy(&file.row, listed, head)).map(|(id, _)| *id).collect();
+        for id in same {
+            self.lose(id, now);
+        }
         if let Some(of) = self.original(listed, look, head, content.is_gzip()) {
             self.waiting.remove(&place);
             self.shadows.insert(place, Shadow { of, look });
@@ -400,7 +398,7 @@ impl Files {
                 file.row.head.is_full() || stem(&original) == stem(&copy)
             };
             // A copy is no longer than its original was when it was made.
-            let fits = is_gzip || look.size_bytes <= file.look.size_bytes;
+            let fits = is_gzip || !file.listed || look.size_bytes <= file.look.size_bytes;
             by_name && fits && file.row.head.len > 0 && !file.row.gzip && file.row.head.begins(head)
         };
         self.followed.iter().filter(|(_, file)| is_copy(file)).map(|(id, _)| *id).min()
@@ -436,11 +434,11 @@ impl Files {
         content: Option<Content>,
         now: Timestamp,
     ) {
-        let was_elsewhere = !row.path.as_os_str().is_empty()
-            && row.path != listed.path
-            && !listed.also.contains(&row.path);
+        let was_elsewhere =
+            !row.path.as_os_str().is_empty() && row.path != listed.path && !listed.also.contains(&row.path);
         let is_gzip = content.as_ref().map_or(row.gzip, Content::is_gzip);
-        let is_read = look.size_bytes == row.used_bytes && is_gzip == row.gzip && row.offset > 0 && look.place == row.place;
+        let is_read =
+            look.size_bytes == row.used_bytes && is_gzip == row.gzip && row.offset > 0 && look.place == row.place;
         row.renamed |= was_elsewhere;
         row.place = look.place;
         row.path.clone_from(&listed.path);
@@ -591,9 +589,8 @@ impl Files {
     /// The rows that changed since the last call.
     pub(crate) fn take_changed(&mut self, source: &SourceName) -> Vec<Record> {
         let dirty = std::mem::take(&mut self.dirty);
-        let row = |id| {
-            self.followed.get(&id).map(|file| &file.row).or_else(|| self.gone.get(&id).map(|gone| &gone.row))
-        };
+        let row =
+            |id| self.followed.get(&id).map(|file| &file.row).or_else(|| self.gone.get(&id).map(|gone| &gone.row));
         dirty.into_iter().map(|id| file_record(source, id, row(id))).collect()
     }
 

@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use clickmill_model::Timestamp;
 use clickmill_model::records::{LOG_POSITIONS, SourceMark};
-use clickmill_queue::{
-    Producer, Progress, Queue, QueueError, Stage, StageError, TopicPartition, Transaction,
-};
+use clickmill_queue::{Producer, Progress, Queue, QueueError, Stage, StageError, TopicPartition, Transaction};
 
 use crate::ahead::Ahead;
 use crate::config::Config;
@@ -203,9 +201,8 @@ impl Watcher {
         self.last_list = Some(now);
         let listing = self.patterns.list();
         self.tell_unmatched(&listing.unmatched)?;
-        self.list_trouble = listing.errors.first().map(|(path, error)| {
-            Trouble::after(self.list_trouble.as_ref(), path, error, now)
-        });
+        self.list_trouble =
+            listing.errors.first().map(|(path, error)| Trouble::after(self.list_trouble.as_ref(), path, error, now));
         self.found_any |= !listing.files.is_empty();
         self.files.list(listing, now);
         Ok(true)
@@ -216,7 +213,9 @@ impl Watcher {
             && self.config.drain
             && !self.found_any
         {
-            return Err(StageError::Broken(format!("input.logs: {pattern:?} matches no file: there is nothing to drain")));
+            return Err(StageError::Broken(format!(
+                "input.logs: {pattern:?} matches no file: there is nothing to drain"
+            )));
         }
         for pattern in unmatched {
             if !self.unmatched.contains(pattern) {
@@ -239,9 +238,8 @@ impl Watcher {
         }
         let slowest = self.positions.slowest_other(self.config.time.source_timeout);
         // Of two that are equally far neither waits.
-        Ok(slowest.is_some_and(|slowest| {
-            mark > slowest && self.ahead.beyond_bytes(slowest) > self.config.max_ahead_bytes
-        }))
+        Ok(slowest
+            .is_some_and(|slowest| mark > slowest && self.ahead.beyond_bytes(slowest) > self.config.max_ahead_bytes))
     }
 
     /// Reads the lines of a transaction.
