@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // Helpers of tests give up as tests do.
 
 pub mod answers;
+pub mod dice;
 pub mod model;
 pub mod process;
 pub mod raw;

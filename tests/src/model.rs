@@ -86,8 +86,12 @@ impl Model {
     ) {
         let next = self.next_offsets.insert(raw.clone(), offset.next()).unwrap_or_default();
         assert!(offset >= next, "offset {offset} of {raw} comes a second time");
-        let is_heartbeat = header.is_some_and(|header| header.origin.runs.is_empty());
-        let lines: Vec<&[u8]> = if is_heartbeat { Vec::new() } else { value.split(|byte| *byte == b'\n').collect() };
+        let lines: Vec<&[u8]> = match header {
+            Some(header) if header.origin.runs.is_empty() => Vec::new(),
+            Some(_) => value.split(|byte| *byte == b'\n').collect(),
+            // Foreign producers may end their last line too.
+            None => value.strip_suffix(b"\n").unwrap_or(value).split(|byte| *byte == b'\n').collect(),
+        };
         // The lines first: they may be older than the watermark that their record brings.
         let mut clicked = Vec::new();
         for (place, line) in lines.into_iter().enumerate() {

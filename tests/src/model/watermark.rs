@@ -4,7 +4,8 @@
 //! - a record's lines are judged by the watermark from before the record; its own mark, and the passing of time up to its arrival, count afterwards;
 //! - silence grows at a record by the gap since the partition's last event, at an empty fetch at the end by the time since the event before
 //!   if that was one too; either way by two seconds at most, so that neither an outage nor a sleeping machine counts;
-//! - a foreign record whose clicks do not raise the foreign watermark is not heard.
+//! - a foreign record whose clicks do not raise the foreign watermark is not heard; further back than `source_timeout`, neither is one whose clicks do not gain on
+//!   the clock: who loads old lines gains, who has a wrong clock does not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -73,6 +74,8 @@ pub struct PartitionTime {
     last_idle: Option<Timestamp>,
     at_end_for: Duration,
     last_heard: Option<(Timestamp, bool)>,
+    /// The highest time of foreign clicks, and when it arrived.
+    highest_foreign: Option<(Timestamp, Timestamp)>,
 }
 
 impl PartitionTime {
@@ -89,6 +92,7 @@ impl PartitionTime {
             last_idle: None,
             at_end_for: Duration::ZERO,
             last_heard: None,
+            highest_foreign: None,
         }
     }
 
@@ -136,19 +140,27 @@ impl PartitionTime {
                 }
                 self.last_heard = Some((arrival, true));
             }
-            None => {
-                let highest = clicks.iter().max().map(|time| time.before(self.settings.max_disorder));
-                let before = match self.sources.get(&Source::Foreign).map(|state| state.says) {
-                    Some(Says::At(time)) => Some(time),
-                    _ => None,
-                };
-                if let Some(time) = highest.filter(|time| before.is_none_or(|before| *time > before)) {
-                    self.speaks(Source::Foreign, Says::At(time));
-                    self.last_heard = Some((arrival, false));
-                }
-            }
+            None => self.foreigner_speaks(arrival, clicks),
         }
         self.advance();
+    }
+
+    fn foreigner_speaks(&mut self, arrival: Timestamp, clicks: &[Timestamp]) {
+        let Some(highest) = clicks.iter().max().copied() else { return };
+        let told = self.highest_foreign;
+        if told.is_some_and(|(before, _)| highest <= before) {
+            return;
+        }
+        self.highest_foreign = Some((highest, arrival));
+        self.last_heard = Some((arrival, false));
+        let says = Says::At(highest.before(self.settings.max_disorder));
+        let is_behind = arrival.since(highest) > self.settings.source_timeout;
+        let gains = told.is_none_or(|(before, then)| highest.since(before) > arrival.since(then));
+        if !is_behind || gains {
+            self.speaks(Source::Foreign, says);
+        } else if let Some(state) = self.sources.get_mut(&Source::Foreign) {
+            state.says = says;
+        }
     }
 
     fn speaks(&mut self, source: Source, says: Says) {
@@ -167,7 +179,7 @@ impl PartitionTime {
         }
         self.last_idle = Some(now);
         self.advance();
-        if self.has_live_source() || self.at_end_for < self.settings.source_timeout {
+        if self.has_live_source() || !self.awaited.is_empty() || self.at_end_for < self.settings.source_timeout {
             return;
         }
         let found = match others {
