@@ -20,7 +20,7 @@ pub struct MemoryStore {
 struct State {
     spans: BTreeMap<(Revision, Span, Partition), SpanCounts>,
     homes: BTreeMap<Vec<u8>, Partition>,
-    rankings: BTreeMap<(Revision, FilterId, Window, Minute), (Ranking, Option<Timestamp>)>,
+    rankings: BTreeMap<RankingKey, Ranked>,
     counts_until: BTreeMap<(Revision, Partition), Minute>,
     rankings_until: BTreeMap<(Revision, Partition), Minute>,
     filters: BTreeMap<(Revision, Partition), Vec<FilterSpan>>,
@@ -28,6 +28,11 @@ struct State {
     counts_from: Option<Minute>,
     rankings_from: Option<Minute>,
 }
+
+type RankingKey = (Revision, FilterId, Window, Minute);
+
+/// A ranking with its arrival.
+type Ranked = (Ranking, Option<Timestamp>);
 
 #[derive(Debug, Default)]
 struct SpanCounts {

@@ -1,5 +1,7 @@
 //! The suite, on each implementation.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by them")]
+
 mod memory {
     use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 //! A writer is killed in the middle of its work, again and again: what is acknowledged is there, and progress never claims more than the figures.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by them")]
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

@@ -68,6 +68,7 @@ pub fn an_empty_store_answers_with_nothing(store: &Store) {
     assert_eq!(series, [(minute("202101010000"), 0), (minute("202101010001"), 0)]);
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "as unwrap_or_else wants it")]
 fn fail<T>(error: StoreError) -> T {
     unreachable!("the store failed: {error}")
 }
@@ -154,8 +155,7 @@ pub fn progress_without_figures_is_kept(store: &Store) {
 pub fn a_reader_never_sees_progress_without_the_figures(store: &Store) {
     const ADS: [&str; 3] = ["a", "b", "c"];
     let begin = minute("202101010000");
-    let minutes = 150;
-    // More than one bucket, and most of it new to the reader each time.
+    let minutes = 50;
     let count = |m: i64, ad: usize| m.unsigned_abs() + ad as u64 + 1;
     let ended = Arc::new(AtomicBool::new(false));
     let readers: Vec<_> = (0..2)
@@ -189,6 +189,7 @@ pub fn a_reader_never_sees_progress_without_the_figures(store: &Store) {
     for m in 0..minutes {
         let at = begin.plus(m);
         let mut ads: Vec<(String, u64)> = (0_usize..).zip(ADS).map(|(i, ad)| (ad.to_owned(), count(m, i))).collect();
+        // Most of them are new to the reader each time.
         ads.extend((0..100).map(|i| (format!("{m}-{i}"), 1)));
         let ads: Vec<(&str, u64)> = ads.iter().map(|(ad, count)| (ad.as_str(), *count)).collect();
         let write = ClosedWrite { counts: vec![(counts_of(at, &ads), None)], ..closed(0, at.next()) };

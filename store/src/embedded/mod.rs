@@ -78,6 +78,8 @@ impl EmbeddedStore {
         })?;
         let store = Self::new(dir, &options, Writer::Open(Mutex::new(None)));
         store.write("opening the store", |_| Ok(()))?;
+        // Keeps a connection open for reading: the files beside the database, which a full disk has no room to make again, stay.
+        store.progress()?;
         Ok(store)
     }
 
