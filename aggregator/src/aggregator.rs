@@ -255,14 +255,24 @@ impl Aggregator {
     }
 
     fn note(&mut self, block: &PartialBlock) {
-        let definitions = block.definitions.clone();
+        let closed_until = self.closed_until;
         match self.raws.get_mut(&block.raw) {
             Some(raw) => {
                 raw.to = block.to;
                 raw.watermark = raw.watermark.raised_to(block.watermark);
-                raw.definitions = definitions;
+                // A mapper names only the definitions that its own open minutes follow. Other partitions may be further behind: what it named before
+                // holds here until those minutes are closed.
+                for named in &block.definitions {
+                    if !raw.definitions.contains(named) {
+                        raw.definitions.push(*named);
+                    }
+                }
+                raw.definitions.sort_unstable();
+                let needed = raw.definitions.iter().rposition(|(_, from)| *from <= closed_until).unwrap_or(0);
+                raw.definitions.drain(..needed);
             }
             None => {
+                let definitions = block.definitions.clone();
                 let raw = Raw { to: block.to, watermark: block.watermark, definitions };
                 self.raws.insert(block.raw.clone(), raw);
             }

@@ -91,6 +91,8 @@ pub struct PartitionMapper {
     /// The next record's.
     to: Offset,
     told: Watermark,
+    /// Whether a source was live, as was committed last: others go by it.
+    told_live: bool,
     /// Since the last [`PartitionMapper::take`].
     counted: Vec<Counted>,
     oldest_arrival: Option<Timestamp>,
@@ -122,6 +124,7 @@ impl PartitionMapper {
             from,
             to: from,
             told: Watermark::NONE,
+            told_live: false,
             counted: Vec::new(),
             oldest_arrival: None,
             late: Vec::new(),
@@ -158,6 +161,7 @@ impl PartitionMapper {
         }
         mapper.watermark = checkpoint.watermark;
         mapper.told = checkpoint.watermark;
+        mapper.told_live = checkpoint.has_live_source;
         mapper.highest_counted = checkpoint.highest_counted;
         mapper.books = checkpoint.books.clone();
         mapper.sources.restore(checkpoint.last_heard);
@@ -201,9 +205,12 @@ impl PartitionMapper {
         &self.books
     }
 
-    /// True where there is something to commit: records were read, the watermark moved, or a definition came into force.
+    /// True where there is something to commit: records were read, the watermark moved, the last live source fell silent, or a definition came into force.
     pub fn has_news(&self) -> bool {
-        self.to != self.from || self.watermark != self.told || !self.definition_told
+        self.to != self.from
+            || self.watermark != self.told
+            || self.sources.has_live(&self.time) != self.told_live
+            || !self.definition_told
     }
 
     /// How many clicks wait for [`PartitionMapper::take`].
@@ -455,6 +462,7 @@ impl PartitionMapper {
             .collect();
         self.from = self.to;
         self.told = self.watermark;
+        self.told_live = self.sources.has_live(&self.time);
         self.definition_told = true;
         let batch = |lines: Vec<SetAside>| {
             (!lines.is_empty()).then(|| SetAsideBatch { raw: self.raw.clone(), lines })
@@ -466,7 +474,7 @@ impl PartitionMapper {
             offset: self.to,
             checkpoint: MapperCheckpoint {
                 watermark: self.watermark,
-                has_live_source: self.sources.has_live(&self.time),
+                has_live_source: self.told_live,
                 replay_from: self.replay_from(),
                 highest_counted: self.highest_counted,
                 last_heard: self.sources.last_heard(),

@@ -38,7 +38,8 @@ pub(crate) struct Sources {
     at_end: Duration,
     last_fetch_at_end: Option<Timestamp>,
     last_heard: Option<(Timestamp, bool)>,
-    highest_foreign: Option<Timestamp>,
+    /// The highest event time of foreign records, and when it was told.
+    highest_foreign: Option<(Timestamp, Timestamp)>,
 }
 
 impl Sources {
@@ -86,12 +87,19 @@ impl Sources {
         self.last_heard = Some((arrival, true));
     }
 
-    /// A foreign record came, whose latest click (none ahead of the clock) is `highest`. It is heard only where that rises.
+    /// A foreign record came, whose latest click (none ahead of the clock) is `highest`. It is heard only where that rises, and, where it lies further back than
+    /// `source_timeout`, only where it gains on time: a loader of old clicks does, a client whose clock is wrong does not, and is not waited for.
     pub(crate) fn foreign(&mut self, highest: Option<Timestamp>, offset: Offset, arrival: Timestamp, time: &TimeSettings) {
-        let Some(highest) = highest.filter(|t| self.highest_foreign.is_none_or(|before| *t > before)) else { return };
-        self.highest_foreign = Some(highest);
+        let Some(highest) = highest.filter(|t| self.highest_foreign.is_none_or(|(before, _)| *t > before)) else {
+            return;
+        };
+        let told_before = self.highest_foreign.replace((highest, arrival));
+        let is_behind = arrival.since(highest) > time.source_timeout;
+        let gains = told_before.is_none_or(|(before, then)| highest.since(before) > arrival.since(then));
         let mark = SourceMark::At(highest.before(time.max_disorder));
-        self.all.insert(None, Source { mark, silent: Duration::ZERO, held: Duration::ZERO, last: offset });
+        let before = self.all.get(&None).map_or((Duration::ZERO, offset), |source| (source.silent, source.last));
+        let (silent, last) = if is_behind && !gains { before } else { (Duration::ZERO, offset) };
+        self.all.insert(None, Source { mark, silent, held: Duration::ZERO, last });
         self.last_heard = Some((arrival, false));
     }
 

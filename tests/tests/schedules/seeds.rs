@@ -89,7 +89,12 @@ fn run(seed: u64) {
                 }
             }
             4 => world.clock.advance(Duration::from_millis(random.below(3000))),
-            5 if !calm => world.fault(&mut random),
+            5 if !calm => {
+                let who = (KINDS[random.below(4) as usize], random.below(processes.into()) as u32);
+                world.fault(&mut random);
+                world.step(who);
+                world.queue.forget_faults();
+            }
             6 if !calm => {
                 let who = (KINDS[random.below(4) as usize], random.below(processes.into()) as u32);
                 if random.one_in(2) { world.kill(who) } else { world.suspend(who) }
