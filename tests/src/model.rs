@@ -1,7 +1,7 @@
 //! A slow model of the whole pipeline: what every figure must be, worked out from the records of the raw partitions in the most
 //! obvious way.
 //!
-//! It follows the words of the design, and shares nothing with the stages but value types: its own reading of lines ([`line`]), of filters ([`filter`]) and of
+//! It follows the words of the design, and shares nothing with the stages but value types: its own reading of lines ([`mod@line`]), of filters ([`filter`]) and of
 //! time ([`watermark`]). It keeps every click that it ever counted.
 //!
 //! It is told what a mapper sees of each raw partition: [`Model::record`] for each record in turn, [`Model::idle`] whenever a fetch at the partition's end came back
