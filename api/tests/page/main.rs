@@ -6,7 +6,7 @@
 mod browser;
 mod mock;
 
-use browser::{Browser, DOWN, ENTER, ESCAPE, LEFT, TAB};
+use browser::{Browser, DEADLINE, DOWN, ENTER, ESCAPE, LEFT, TAB};
 use mock::{Mock, World, a_good_day};
 use serde_json::{Value, json};
 
@@ -22,12 +22,17 @@ fn open(world: World) -> (Mock, Browser) {
     (mock, browser)
 }
 
-/// True where a request has this path and all of these parameters.
-fn asked(mock: &Mock, path: &str, parameters: &[&str]) -> bool {
-    mock.requests().iter().any(|request| {
+/// Waits for a request with this path and all of these parameters.
+fn wait_for_request(mock: &Mock, path: &str, parameters: &[&str]) {
+    let start = std::time::Instant::now();
+    let is_it = |request: &String| {
         let (at, query) = request.split_once('?').unwrap_or((request, ""));
         at == path && parameters.iter().all(|parameter| query.split('&').any(|pair| pair == *parameter))
-    })
+    };
+    while !mock.requests().iter().any(is_it) {
+        assert!(start.elapsed() < DEADLINE, "no {path} with {parameters:?}: {:?}", mock.requests());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
 }
 
 /// Has the page ask at once, as it does when it comes into view.
@@ -47,8 +52,8 @@ fn the_ranking_shows_counts_moves_and_changes() {
             "4|new new|ad009|5|–"
         ]),
     );
-    assert!(asked(&mock, "/v1/ads/popular_ads", &["from=202601011200", "to=202601011205", "filter=0", "n=20"]));
-    assert!(asked(&mock, "/v1/ads/popular_ads", &["from=202601011155", "to=202601011200", "filter=0", "n=100"]));
+    wait_for_request(&mock, "/v1/ads/popular_ads", &["from=202601011200", "to=202601011205", "filter=0", "n=20"]);
+    wait_for_request(&mock, "/v1/ads/popular_ads", &["from=202601011155", "to=202601011200", "filter=0", "n=100"]);
     browser.wait_for_text("#ranking-range", "12:00 – 12:05 UTC");
     for (selector, text) in [
         ("#t-complete", "12:05"),
@@ -71,14 +76,14 @@ fn a_filter_that_was_chosen_is_asked_for_and_stays_in_the_address() {
     browser.wait_for_text("#ranking tbody", "ad003");
     browser.click("#filter option[value='1']");
     browser.wait_for_text("#ranking tbody", "usa1");
-    assert!(asked(&mock, "/v1/ads/popular_ads", &["filter=1"]));
+    wait_for_request(&mock, "/v1/ads/popular_ads", &["filter=1"]);
     assert_eq!(browser.text("#predicate"), "country USA · from 2026-01-01 00:00 UTC");
     browser.wait("return location.hash", &json!("#filter=1"));
     browser.go("about:blank");
     browser.go(&format!("{}#filter=1&time=60&n=10", mock.url()));
     browser.wait("return [...document.querySelectorAll('select')].map((select) => select.value)", &json!(["1", "10"]));
     browser.wait_for_text("#ranking tbody", "usa1");
-    assert!(asked(&mock, "/v1/ads/popular_ads", &["filter=1", "from=202601011105", "to=202601011205", "n=10"]));
+    wait_for_request(&mock, "/v1/ads/popular_ads", &["filter=1", "from=202601011105", "to=202601011205", "n=10"]);
     browser.click("#filter option[value='0']");
     browser.wait_for_text("#ranking tbody", "ad003");
     browser.back();
@@ -110,7 +115,7 @@ fn a_range_is_asked_for_when_it_is_whole_and_right() {
     assert!(!mock.requests().iter().any(|request| request.contains("0900")), "{:?}", mock.requests());
     set("2025-12-31T22:30", "2026-01-01T09:00");
     browser.wait_for_text("#ranking-range", "2025-12-31 22:30 – 2026-01-01 09:00 UTC");
-    assert!(asked(&mock, "/v1/ads/popular_ads", &["from=202512312230", "to=202601010900"]));
+    wait_for_request(&mock, "/v1/ads/popular_ads", &["from=202512312230", "to=202601010900"]);
     assert_eq!(browser.run("return location.hash"), json!("#from=202512312230&to=202601010900"));
     browser.click("[data-preset=day]");
     browser.wait_for_text("#ranking-range", "2025-12-31 00:00 – 24:00 UTC");
@@ -125,8 +130,12 @@ fn a_row_that_is_clicked_shows_its_chart() {
     browser.wait_for_text("#f-total", "4 242");
     browser.wait_for_text("#f-rank", "2");
     browser.wait_for_text("#f-peak", "23");
-    assert!(asked(&mock, "/v1/ads/ad003/counts", &["from=202601011105", "to=202601011205", "filter=0", "step=minute"]));
-    assert!(asked(&mock, "/v1/ads/ad003/aggregated_count", &["from=202601011200", "to=202601011205", "filter=0"]));
+    wait_for_request(
+        &mock,
+        "/v1/ads/ad003/counts",
+        &["from=202601011105", "to=202601011205", "filter=0", "step=minute"],
+    );
+    wait_for_request(&mock, "/v1/ads/ad003/aggregated_count", &["from=202601011200", "to=202601011205", "filter=0"]);
     browser.hover("#plot");
     browser.wait_for_text("#tip", "0 clicks, 11:3");
     browser.run("document.querySelector('#table').open = true");
@@ -145,7 +154,7 @@ fn an_ad_that_was_typed_is_asked_for_whatever_its_name() {
         browser.type_into("#ad", &format!("{typed}{ENTER}"));
         browser.wait_for_text("#ad-name", typed);
         browser.wait_for_text("#f-total", "4 242");
-        assert!(asked(&mock, path, &["step=minute"]), "{typed}: {:?}", mock.requests());
+        wait_for_request(&mock, path, &["step=minute"]);
     }
     browser.wait_for_text("#f-rank", "below 4");
     browser.run("document.querySelector('#ad').value = ''");
@@ -351,12 +360,16 @@ fn the_page_refreshes_by_itself_unless_it_is_paused_or_hidden() {
     minute_later(6);
     browser.wait_for_text("#ranking tbody", "12 346");
     browser.wait_for_text("#announce", "Complete until 12:06 UTC");
-    // Hidden: a request may be under way, but no further one follows until the page is seen again.
-    browser.run("Object.defineProperty(document, 'hidden', { value: true, configurable: true }); document.dispatchEvent(new Event('visibilitychange'))");
+    // Hidden: what is under way may still arrive, but no further status is asked for until the page is seen again.
+    browser.run(
+        "Object.defineProperty(document, 'hidden', { value: true, configurable: true });
+         document.dispatchEvent(new Event('visibilitychange'))",
+    );
     minute_later(7);
-    let (before, start) = (mock.requests().len(), std::time::Instant::now());
+    let statuses = || mock.requests().iter().filter(|request| *request == "/v1/status").count();
+    let (before, start) = (statuses(), std::time::Instant::now());
     while start.elapsed() < std::time::Duration::from_millis(2_500) {
-        assert!(mock.requests().len() <= before + 1, "a hidden page asks");
+        assert!(statuses() <= before + 1, "a hidden page asks");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     browser.run("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))");
