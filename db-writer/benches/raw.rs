@@ -20,6 +20,10 @@ use clickmill_queue::{
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rand::{RngExt, SeedableRng};
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const LINES: usize = 1_000_000;
 const RECORD_BYTES: usize = 48 << 10;
 const ADS: f64 = 100_000.0;

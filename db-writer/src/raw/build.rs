@@ -7,13 +7,13 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::errors::ParquetError;
 
-use super::batch::{Batch, Line, Place};
+use super::batch::{Batch, FileName, Line, Place, Placed};
 use super::files::{Files, FilesError, Published, Sink};
-use super::schema::{SCHEMA, properties};
+use super::schema::{IN_MEMORY, in_file, properties};
 use super::span::FileSpan;
 
 /// A file under way.
-pub(crate) struct FileBuilder {
+pub(super) struct FileBuilder {
     writer: ArrowWriter<Sink>,
     batch: Batch,
     span: FileSpan,
@@ -22,7 +22,7 @@ pub(crate) struct FileBuilder {
 
 impl FileBuilder {
     /// Begins the file of `folder` whose first line is in the record with this offset and arrival.
-    pub(crate) fn begin(
+    pub(super) fn begin(
         files: &Files,
         folder: &str,
         from: RawPartition,
@@ -30,10 +30,13 @@ impl FileBuilder {
         first_arrival: Timestamp,
     ) -> Result<Self, FilesError> {
         let path = FileSpan::path(folder, &from, first_offset, first_arrival);
-        // Without Arrow's own schema in the footer, readers take the dictionaries for the strings that they are.
-        let options = ArrowWriterOptions::new().with_properties(properties()).with_skip_arrow_metadata(true);
-        let writer = ArrowWriter::try_new_with_options(files.begin()?, Arc::clone(&SCHEMA), options)
-            .map_err(|error| unwritable(&path, &error))?;
+        let fault = |error| unwritable(&path, &error);
+        let options = ArrowWriterOptions::new()
+            .with_properties(properties())
+            .with_parquet_schema(in_file().map_err(fault)?)
+            .with_skip_arrow_metadata(true);
+        let writer =
+            ArrowWriter::try_new_with_options(files.begin()?, Arc::clone(&IN_MEMORY), options).map_err(fault)?;
         let span = FileSpan {
             from,
             first_offset,
@@ -44,12 +47,22 @@ impl FileBuilder {
             rejected: 0,
             minutes: None,
         };
-        Ok(Self { writer, batch: Batch::new(), span, path })
+        Ok(Self { writer, batch: Batch::default(), span, path })
     }
 
-    /// Adds a line of the record that [`FileBuilder::cover`] will name next.
+    /// Begins with the lines of a record.
+    pub(super) fn place(&mut self, place: &Place<'_>) -> Placed {
+        self.batch.place(place)
+    }
+
+    /// Looks up a file that lines of the record come from.
+    pub(super) fn file(&mut self, name: &str) -> FileName {
+        self.batch.file(name)
+    }
+
+    /// Adds a line of the record that was begun last.
     #[inline]
-    pub(crate) fn push(&mut self, place: &Place<'_>, line: &Line<'_>) -> Result<(), FilesError> {
+    pub(super) fn push(&mut self, place: &Placed, line: &Line<'_>) -> Result<(), FilesError> {
         self.batch.push(place, line);
         self.span.rows += 1;
         if line.reason.is_some() {
@@ -65,7 +78,7 @@ impl FileBuilder {
     }
 
     /// Notes that the file holds every line of the records up to this one.
-    pub(crate) fn cover(&mut self, offset: Offset, arrival: Timestamp) {
+    pub(super) fn cover(&mut self, offset: Offset, arrival: Timestamp) {
         self.span.last_offset = offset;
         self.span.last_arrival = arrival;
     }
@@ -76,29 +89,24 @@ impl FileBuilder {
     }
 
     /// What it holds so far.
-    pub(crate) fn span(&self) -> &FileSpan {
+    pub(super) fn span(&self) -> &FileSpan {
         &self.span
     }
 
-    /// The path that it will have.
-    pub(crate) fn path(&self) -> &str {
-        &self.path
-    }
-
     /// How large the file will be, about, if it ends here.
-    pub(crate) fn file_bytes(&self) -> usize {
+    pub(super) fn file_bytes(&self) -> usize {
         // What is not encoded yet shrinks to about a fifth.
         self.writer.bytes_written() + self.writer.in_progress_size() + self.batch.size_bytes() / 5
     }
 
     /// How much memory it takes, about.
-    pub(crate) fn memory_bytes(&self) -> usize {
+    pub(super) fn memory_bytes(&self) -> usize {
         let written = if self.writer.inner().is_in_memory() { self.writer.bytes_written() } else { 0 };
         written + self.writer.memory_size() + self.batch.size_bytes()
     }
 
     /// Completes the file and gives it its name, unless another one has it.
-    pub(crate) fn publish(mut self, files: &Files) -> Result<(Published, FileSpan, String), FilesError> {
+    pub(super) fn publish(mut self, files: &Files) -> Result<(Published, FileSpan, String), FilesError> {
         self.encode()?;
         for pair in self.span.to_metadata() {
             self.writer.append_key_value_metadata(pair);

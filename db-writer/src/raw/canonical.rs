@@ -38,7 +38,7 @@ pub fn original_line(
 ///
 /// Every byte of the line is compared, so that an address back means that [`original_line`] writes exactly this line.
 #[inline]
-pub(crate) fn ip_of_canonical<'a>(line: &'a [u8], click: &Click<'_>) -> Option<&'a str> {
+pub(crate) fn ip_of_canonical<'a>(line: &'a [u8], click: &Click<'_>) -> Option<&'a [u8]> {
     if click.event_id.is_some() {
         return None;
     }
@@ -57,7 +57,7 @@ pub(crate) fn ip_of_canonical<'a>(line: &'a [u8], click: &Click<'_>) -> Option<&
             write!(text, "{address}").is_ok() && text == ip
         }
     };
-    if canonical { std::str::from_utf8(ip).ok() } else { None }
+    canonical.then_some(ip)
 }
 
 #[inline]
@@ -121,7 +121,7 @@ mod tests {
     fn written_back(line: &[u8]) -> Option<Vec<u8>> {
         let mut parser = LineParser::new();
         let click = parser.parse(line).ok()?;
-        let ip = ip_of_canonical(line, &click)?;
+        let ip = std::str::from_utf8(ip_of_canonical(line, &click)?).unwrap();
         assert_eq!(ip, click.ip.to_string());
         let mut out = Vec::new();
         original_line(click.ad_id, click.timestamp, click.user_id, ip, click.country, &mut out);

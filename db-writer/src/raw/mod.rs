@@ -12,6 +12,7 @@
 mod batch;
 mod build;
 mod canonical;
+mod columns;
 mod files;
 pub mod read;
 mod records;

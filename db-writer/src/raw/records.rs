@@ -32,7 +32,7 @@ impl Lines {
     }
 
     /// Adds the lines of a record to the partition's file, which is begun if the record has any and there is none. Returns how many there were.
-    pub(crate) fn append(
+    pub(super) fn append(
         self,
         fetched: &Fetched,
         from: &TopicPartition,
@@ -117,8 +117,10 @@ fn append_raw(
         arrival: fetched.arrival,
         source: header.as_ref().map(|header| &*header.source.0),
     };
+    let place = file.place(&place);
     let runs = header.as_ref().map(|header| header.origin.runs.as_slice()).unwrap_or_default();
-    let mut origins = runs.iter().flat_map(|(name, offsets)| offsets.iter().map(|at| (name.as_str(), *at)));
+    let names: Vec<_> = runs.iter().map(|(name, _)| file.file(name)).collect();
+    let mut origins = names.iter().zip(runs).flat_map(|(name, (_, offsets))| offsets.iter().map(|at| (*name, *at)));
     let latest = fetched.arrival.after(max_clock_skew);
     let mut number = 0;
     for bytes in lines_of(value, has_lines) {
@@ -146,17 +148,10 @@ fn append_late(
         arrival: line.arrival,
         source: line.origin.as_ref().map(|(source, _, _)| &*source.0),
     };
+    let place = file.place(&place);
+    let origin = line.origin.as_ref().map(|(_, name, at)| (file.file(name), *at));
     let click = parser.parse(&line.line);
     let reason = line.reason.or(click.as_ref().err().copied());
-    file.push(
-        &place,
-        &Line {
-            number: line.line_number,
-            origin: line.origin.as_ref().map(|(_, name, at)| (name.as_str(), *at)),
-            bytes: &line.line,
-            click: click.ok(),
-            reason,
-        },
-    )?;
+    file.push(&place, &Line { number: line.line_number, origin, bytes: &line.line, click: click.ok(), reason })?;
     Ok(())
 }

@@ -3,9 +3,11 @@
 use std::sync::{Arc, LazyLock};
 
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use parquet::arrow::ArrowSchemaConverter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::errors::Result;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use parquet::schema::types::ColumnPath;
+use parquet::schema::types::{ColumnPath, SchemaDescriptor};
 
 /// How many rows a row group has at most: what a reader holds at once, and what a writer holds before it reaches the file.
 const ROW_GROUP_ROWS: usize = 128 << 10;
@@ -17,9 +19,9 @@ fn time() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
-/// The columns, in their order. A foreign reader sees plain strings, integers, and timestamps in UTC.
-pub(crate) static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+fn schema(text: &DataType) -> SchemaRef {
     let word = || DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+    let text = || text.clone();
     Arc::new(Schema::new(vec![
         Field::new("topic", word(), false),
         Field::new("partition", DataType::Int32, false),
@@ -29,20 +31,28 @@ pub(crate) static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         Field::new("source", word(), true),
         Field::new("file", word(), true),
         Field::new("byte_offset", DataType::Int64, true),
-        Field::new("ad_id", DataType::Utf8, true),
+        Field::new("ad_id", text(), true),
         Field::new("click_timestamp", time(), true),
-        Field::new("user_id", DataType::Utf8, true),
-        Field::new("ip", DataType::Utf8, true),
-        Field::new("country", DataType::Utf8, true),
-        Field::new("event_id", DataType::Utf8, true),
-        Field::new("reason", DataType::Utf8, true),
+        Field::new("user_id", text(), true),
+        Field::new("ip", text(), true),
+        Field::new("country", text(), true),
+        Field::new("event_id", text(), true),
+        Field::new("reason", text(), true),
         Field::new("line", DataType::Binary, true),
     ]))
-});
+}
+
+/// The columns as they are filled: texts as bytes, which saves checking again that they are UTF-8.
+pub(super) static IN_MEMORY: LazyLock<SchemaRef> = LazyLock::new(|| schema(&DataType::Binary));
+
+/// The columns as they stand in the file. Arrow's own schema is not beside them, so that every reader sees plain strings, integers, and timestamps in UTC.
+pub(super) fn in_file() -> Result<SchemaDescriptor> {
+    ArrowSchemaConverter::new().convert(&schema(&DataType::Utf8))
+}
 
 /// How the columns are written: zstd throughout; dictionaries where few values come again and again; numbers as differences. Statistics where they let a reader pass over something: the
 /// other columns have every value in every row group.
-pub(crate) fn properties() -> WriterProperties {
+pub(super) fn properties() -> WriterProperties {
     let column = |name: &str| ColumnPath::from(name);
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
