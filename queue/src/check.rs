@@ -6,7 +6,8 @@ use crate::types::{MAX_METADATA_BYTES, OffsetRange, QueueError, Result, TopicPar
 
 /// Refuses a transaction that no queue could perform.
 pub(crate) fn transaction(transaction: &Transaction, has_consumer: bool) -> Result<()> {
-    if !has_consumer && !(transaction.inputs.is_empty() && transaction.keep.is_empty()) {
+    let needs_consumer = !transaction.inputs.is_empty() || !transaction.keep.is_empty();
+    if needs_consumer && !has_consumer {
         return Err(QueueError::Broken("a transaction with inputs was given without its consumer".into()));
     }
     for input in &transaction.inputs {

@@ -1,5 +1,8 @@
 //! The conformance suite, run against each implementation.
 
+// What fails in a test shall panic, in its helpers too.
+#![allow(clippy::unwrap_used)]
+
 mod memory {
     use std::sync::Arc;
 

@@ -4,7 +4,7 @@
 //! it waits for what must come, with a deadline. [`conformance_tests!`](crate::conformance_tests) makes a test of each case.
 
 // This is test code, though it is compiled into the library: what fails shall panic.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::needless_pass_by_value)]
 
 mod groups;
 mod logs;

@@ -29,6 +29,9 @@ const COMPRESS_FROM: usize = 128;
 /// The most that a record may hold: SQLite's own limit for a blob is 10⁹ bytes.
 pub(super) const MAX_CONTENT_BYTES: usize = 512 << 20;
 
+/// Buffers larger than this are not kept for the next record.
+const SPARE_BYTES: usize = 16 << 20;
+
 /// A record, ready to be stored.
 #[derive(Debug)]
 pub(super) struct Body {
@@ -39,12 +42,14 @@ pub(super) struct Body {
 /// Makes bodies, using the same buffers again.
 pub(super) struct Encoder {
     content: Vec<u8>,
+    /// Only ever grows: what stands in it before a block is compressed means nothing.
+    block: Vec<u8>,
     table: CompressTable,
 }
 
 impl Encoder {
     pub(super) fn new() -> Self {
-        Self { content: Vec::new(), table: CompressTable::default() }
+        Self { content: Vec::new(), block: Vec::new(), table: CompressTable::default() }
     }
 
     pub(super) fn encode(&mut self, record: &Record) -> Body {
@@ -63,30 +68,29 @@ impl Encoder {
             put_bytes(content, value);
         }
 
-        let mut bytes = vec![VERSION, LZ4];
+        let compressed =
+            if content.len() < COMPRESS_FROM { None } else { compress(content, &mut self.block, &mut self.table) };
+        let (form, block) = compressed.map_or((PLAIN, content.as_slice()), |block| (LZ4, block));
+        let mut bytes = Vec::with_capacity(block.len() + 12);
+        bytes.extend_from_slice(&[VERSION, form]);
         put_uint(&mut bytes, content.len() as u64);
         put_uint(&mut bytes, record.value.len() as u64);
-        let head = bytes.len();
-        bytes.resize(head + get_maximum_output_size(content.len()), 0);
-        let compressed = match bytes.get_mut(head..) {
-            Some(room) if content.len() >= COMPRESS_FROM => {
-                compress_into_with_table(content, room, &mut self.table).ok().filter(|n| *n < content.len())
-            }
-            _ => None,
-        };
-        bytes.truncate(head + compressed.unwrap_or_default());
-        if compressed.is_none() {
-            bytes.extend_from_slice(content);
-            if let Some(form) = bytes.get_mut(1) {
-                *form = PLAIN;
-            }
-        }
-        bytes.shrink_to_fit();
-        if content.capacity() > 16 << 20 {
-            *content = Vec::new();
+        bytes.extend_from_slice(block);
+        if content.capacity() > SPARE_BYTES {
+            (self.content, self.block) = (Vec::new(), Vec::new());
         }
         Body { hash: xxh3_64(&bytes), bytes }
     }
+}
+
+/// The content as an LZ4 block, if that is shorter.
+fn compress<'a>(content: &[u8], block: &'a mut Vec<u8>, table: &mut CompressTable) -> Option<&'a [u8]> {
+    let room = get_maximum_output_size(content.len());
+    if block.len() < room {
+        block.resize(room, 0);
+    }
+    let bytes = compress_into_with_table(content, block, table).ok()?;
+    block.get(..bytes).filter(|block| block.len() < content.len())
 }
 
 fn put_uint(into: &mut Vec<u8>, mut value: u64) {

@@ -155,7 +155,7 @@ impl Database {
         let look = || Ok((pragma("application_id")?, pragma("user_version")?, pragma("schema_version")?));
         let (id, version, schema) = look().map_err(|error| self.error("opening", &error))?;
         if id != APPLICATION_ID && (id, version, schema) != (0, 0, 0) {
-            return Err(QueueError::Broken(format!("{} is a database, but not a queue of clickmill", self)));
+            return Err(QueueError::Broken(format!("{self} is a database, but not a queue of clickmill")));
         }
         if version > VERSION {
             return Err(QueueError::Broken(format!(

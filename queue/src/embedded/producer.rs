@@ -49,7 +49,7 @@ impl EmbeddedProducer {
     ) -> Result<Vec<(TopicPartition, Offset)>> {
         check::transaction(transaction, consumer.is_some())?;
         let shared = &self.handle.shared;
-        let who = consumer.map(|consumer| consumer.identity());
+        let who = consumer.map(Consumer::identity);
         if let Some(who) = &who {
             // Who tries to commit is alive, also while the queue is full and it does not poll.
             shared.members().iter().filter(|member| member.who == *who).for_each(|member| member.touch());

@@ -172,7 +172,7 @@ impl MemoryProducer {
         if state.producers.get(&self.id) != Some(&self.epoch) {
             return Err(check::replaced_producer(&self.id));
         }
-        state.permit(transaction, consumer.map(|consumer| consumer.identity()).as_ref())?;
+        state.permit(transaction, consumer.map(Consumer::identity).as_ref())?;
         let fault = state.faults.pop_front();
         match fault {
             Some(CommitFault::NotApplied) => {
