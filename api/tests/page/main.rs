@@ -286,6 +286,17 @@ fn the_state_of_the_pipeline_is_told_plainly() {
         "The data ends 3 min ago",
     );
     assert_eq!(browser.text("#t-counted"), "–");
+    for (lost, text) in
+        [("late", "Many clicks come late. 20.0 % of the newest"), ("rejected", "Many lines are rejected.")]
+    {
+        check(&|_| (), "live", "Live.");
+        let more = |status: &mut Value| {
+            status["now"] = json!("2026-01-01T12:05:42Z");
+            status["books"]["lines"] = json!(1_235_567);
+            status["books"][lost] = json!(status["books"][lost].as_u64().unwrap() + 200);
+        };
+        check(&more, "stale", text);
+    }
     check(&|status| status["queue"] = json!("unavailable"), "stale", "The queue cannot be read.");
     check(&|status| status["store"] = json!("unavailable"), "down", "The store cannot be read at the moment.");
     assert_eq!(browser.text("#ranking tbody b"), "12 345");
