@@ -5,17 +5,16 @@
 //! A copy of a file that is still there is a shadow: it is not read.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::Path;
 use std::time::Duration;
 
 use clickmill_model::{SourceName, Timestamp};
 use clickmill_queue::Record;
 
 use crate::file::{Followed, Replaced, Rules, Trouble};
-use crate::gzip::End;
-use crate::identity::{Place, Print, is_name_of_copy, stem};
+use crate::identity::Place;
 use crate::mark::FileTime;
-use crate::pack::{Packer, Taken, first_time};
+use crate::meet::MOST_OPEN;
+use crate::pack::{Packer, Taken};
 use crate::patterns::{Listed, Listing};
 use crate::position::{FileId, FileRow, file_record};
 use crate::reader::{Content, Look};
@@ -24,27 +23,26 @@ use crate::report::Report;
 /// How many contents without a file are remembered.
 const MOST_GONE: usize = 4096;
 
-/// How many files are kept open.
-const MOST_OPEN: usize = 256;
-
 /// How far the file that is read may get in front of the next one.
 const LEAD: Duration = Duration::from_secs(60);
 
-struct Gone {
-    row: FileRow,
-    since: Timestamp,
+/// A content without a file.
+pub(crate) struct Gone {
+    pub(crate) row: FileRow,
+    pub(crate) since: Timestamp,
     /// What was not read of it was counted.
-    booked: bool,
+    pub(crate) booked: bool,
 }
 
-struct Shadow {
-    of: FileId,
-    look: Look,
+/// A copy of a file that is followed.
+pub(crate) struct Shadow {
+    pub(crate) of: FileId,
+    pub(crate) look: Look,
 }
 
 /// Why a file that is listed is not followed yet.
 #[derive(Debug)]
-enum Why {
+pub(crate) enum Why {
     /// It has no content.
     Blank,
     /// It has too little to be told from others, and may be growing.
@@ -53,36 +51,31 @@ enum Why {
     Trouble(Trouble),
 }
 
-struct Waiting {
-    why: Why,
-    look: Look,
-    changed: Timestamp,
-}
-
-/// Whether a file has the content of a row.
-#[derive(Debug, PartialEq, Eq)]
-enum Match {
-    Same,
-    /// As far as it goes, but it is shorter than what was read of that content.
-    Short,
-    Other,
+/// A file that is listed and not followed yet.
+pub(crate) struct Waiting {
+    pub(crate) why: Why,
+    pub(crate) look: Look,
+    pub(crate) changed: Timestamp,
 }
 
 /// The files that are followed.
 pub(crate) struct Files {
-    rules: Rules,
-    max_clock_skew: Duration,
-    followed: HashMap<FileId, Followed>,
-    by_place: HashMap<Place, FileId>,
-    gone: HashMap<FileId, Gone>,
-    shadows: HashMap<Place, Shadow>,
-    waiting: HashMap<Place, Waiting>,
+    pub(crate) rules: Rules,
+    pub(crate) max_clock_skew: Duration,
+    pub(crate) followed: HashMap<FileId, Followed>,
+    pub(crate) by_place: HashMap<Place, FileId>,
+    pub(crate) gone: HashMap<FileId, Gone>,
+    pub(crate) shadows: HashMap<Place, Shadow>,
+    pub(crate) waiting: HashMap<Place, Waiting>,
+    /// Those that are followed and have no name any more, and the others by name: filled only while unknown files are met.
+    pub(crate) nameless: Vec<FileId>,
+    pub(crate) named: HashMap<String, Vec<FileId>>,
     /// Those to be read, by the event time at their position.
-    ready: BTreeSet<(Timestamp, FileId)>,
-    next_id: FileId,
-    dirty: BTreeSet<FileId>,
-    buf: Vec<u8>,
-    open: usize,
+    pub(crate) ready: BTreeSet<(Timestamp, FileId)>,
+    pub(crate) next_id: FileId,
+    pub(crate) dirty: BTreeSet<FileId>,
+    pub(crate) buf: Vec<u8>,
+    pub(crate) open: usize,
     /// A file's content turned out to be another one: list again before anything is said.
     pub(crate) must_list: bool,
     /// Bytes that were there and cannot be read any more.
@@ -108,6 +101,8 @@ impl Files {
             gone,
             shadows: HashMap::new(),
             waiting: HashMap::new(),
+            nameless: Vec::new(),
+            named: HashMap::new(),
             ready: BTreeSet::new(),
             dirty: BTreeSet::new(),
             buf: Vec::new(),
@@ -152,9 +147,12 @@ impl Files {
                 Some(rows) => !self.meet(listed, Some(rows), now),
                 None => true,
             });
+            self.index_names();
             for listed in &unknown {
                 self.meet(listed, None, now);
             }
+            self.nameless.clear();
+            self.named.clear();
         }
         self.book(now, false);
         self.forget();
@@ -232,7 +230,7 @@ impl Files {
     }
 
     /// The file that bore a content is no more, or bears another one.
-    fn lose(&mut self, id: FileId, now: Timestamp) {
+    pub(crate) fn lose(&mut self, id: FileId, now: Timestamp) {
         let Some(file) = self.followed.remove(&id) else { return };
         if let Some(key) = file.queued {
             self.ready.remove(&(key, id));
@@ -241,229 +239,6 @@ impl Files {
         self.by_place.remove(&file.row.place);
         self.dirty.insert(id);
         self.gone.insert(id, Gone { booked: file.row.unread_bytes() == 0, row: file.row, since: now });
-    }
-
-    /// False for a shadow and for one that waits, as long as nothing changed.
-    fn wants_a_look(&self, listed: &Listed, now: Timestamp) -> bool {
-        let is_same = |look: &Look| (look.size_bytes, look.modified) == (listed.look.size_bytes, listed.look.modified);
-        if let Some(shadow) = self.shadows.get(&listed.look.place) {
-            return !is_same(&shadow.look) || !self.followed.get(&shadow.of).is_some_and(|original| original.listed);
-        }
-        let Some(waiting) = self.waiting.get(&listed.look.place) else { return true };
-        match &waiting.why {
-            _ if !is_same(&waiting.look) => true,
-            Why::Blank => false,
-            Why::Growing => now.since(waiting.changed) >= self.rules.limits.settle,
-            Why::Trouble(trouble) => trouble.retry_is_due(now),
-        }
-    }
-
-    /// Finds out what a file is that is not followed. With `rows` it only asks whether it is one of those; false where it is none.
-    fn meet(&mut self, listed: &Listed, rows: Option<&Vec<FileId>>, now: Timestamp) -> bool {
-        let place = listed.look.place;
-        let opened = Content::open(&listed.path).and_then(|(mut content, look)| {
-            let head = content.head()?;
-            Ok((content, look, head))
-        });
-        let (mut content, look, (head, end)) = match opened {
-            Ok(opened) => opened,
-            // Gone again: the next listing will tell.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return true,
-            Err(error) => {
-                self.shadows.remove(&place);
-                let before = self.waiting.remove(&place);
-                let before = before.as_ref().and_then(|waiting| match &waiting.why {
-                    Why::Trouble(trouble) => Some(trouble),
-                    Why::Blank | Why::Growing => None,
-                });
-                let why = Why::Trouble(Trouble::after(before, &listed.path, &error, now));
-                self.waiting.insert(place, Waiting { why, look: listed.look, changed: now });
-                return true;
-            }
-        };
-        if look.place != place {
-            return true;
-        }
-        let changed = match self.waiting.get(&place) {
-            Some(waiting) if waiting.look.size_bytes == look.size_bytes => waiting.changed,
-            Some(_) | None => now,
-        };
-        let is_quiet = now.since(changed) >= self.rules.limits.settle;
-        let mut wait = |why| {
-            self.waiting.insert(place, Waiting { why, look, changed });
-            true
-        };
-        let head_print = Print::of_head(&head);
-        let is_cut = content.is_gzip() && end == End::Cut;
-        if is_cut && !head_print.is_full() && !is_quiet {
-            return wait(Why::Growing);
-        }
-        if head.is_empty() {
-            return wait(Why::Blank);
-        }
-        if let Some(rows) = rows {
-            for id in rows {
-                let Some(gone) = self.gone.get(id) else { continue };
-                match compare(&gone.row, &mut content, &head, look, true) {
-                    Match::Same => return self.adopt(*id, listed, (look, &head), Some(content), None, now),
-                    // Its end was cut off. What is left was read.
-                    Match::Short => return self.adopt(*id, listed, (look, &head), None, Some(look.size_bytes), now),
-                    Match::Other => {}
-                }
-            }
-            return false;
-        }
-        self.meet_by_content(listed, look, content, (&head, end), is_quiet, now)
-    }
-
-    /// The same for a file at a place where none is known.
-    fn meet_by_content(
-        &mut self,
-        listed: &Listed,
-        look: Look,
-        mut content: Content,
-        (head, end): (&[u8], End),
-        is_quiet: bool,
-        now: Timestamp,
-    ) -> bool {
-        let place = look.place;
-        let was_shadow = self.shadows.remove(&place).map(|shadow| shadow.of);
-        // One that has no name any more and was read to its end gives way to what has its content and a name.
-        let nameless = self.followed.iter().filter(|(_, file)| !file.listed && !file.is_ready(now, self.rules));
-        let same: Vec<FileId> =
-            nameless.filter(|(_, file)| may_be_copy(&file.row, listed, head)).map(|(id, _)| *id).collect();
-        for id in same {
-            self.lose(id, now);
-        }
-        if let Some(of) = self.original(listed, look, head, content.is_gzip()) {
-            self.waiting.remove(&place);
-            self.shadows.insert(place, Shadow { of, look });
-            return true;
-        }
-        let mut candidates: Vec<(u64, FileId)> = self
-            .gone
-            .iter()
-            .filter(|(_, gone)| may_be_copy(&gone.row, listed, head))
-            .map(|(id, gone)| (gone.row.offset, *id))
-            .collect();
-        candidates.sort_unstable();
-        for (_, id) in candidates.into_iter().rev() {
-            let Some(gone) = self.gone.get(&id) else { continue };
-            let is_gzip = content.is_gzip();
-            match compare(&gone.row, &mut content, head, look, false) {
-                Match::Same => return self.adopt(id, listed, (look, head), Some(content), None, now),
-                Match::Short if is_quiet || is_gzip && end == End::Whole => {
-                    let cut_to = (!is_gzip).then_some(look.size_bytes);
-                    return self.adopt(id, listed, (look, head), None, cut_to, now);
-                }
-                // It may be being copied.
-                Match::Short => {
-                    let changed = match self.waiting.get(&place) {
-                        Some(waiting) if waiting.look.size_bytes == look.size_bytes => waiting.changed,
-                        _ => now,
-                    };
-                    self.waiting.insert(place, Waiting { why: Why::Growing, look, changed });
-                    return true;
-                }
-                Match::Other if is_gzip => {
-                    // It cannot be read backwards.
-                    let Ok((again, _)) = Content::open(&listed.path) else { return true };
-                    content = again;
-                }
-                Match::Other => {}
-            }
-        }
-        let id = self.next_id;
-        self.next_id += 1;
-        let mut row = FileRow { head: Print::of_head(head), ..FileRow::default() };
-        // A copy that has outgrown its original goes on where that one is.
-        if let Some(of) = was_shadow.and_then(|of| self.followed.get(&of))
-            && !content.is_gzip()
-            && compare(&of.row, &mut content, head, look, false) == Match::Same
-        {
-            row = of.row.clone();
-        }
-        self.follow(id, row, listed, (look, head), Some(content), now);
-        true
-    }
-
-    /// The file that is followed and that `listed` is a copy of.
-    fn original(&self, listed: &Listed, look: Look, head: &[u8], is_gzip: bool) -> Option<FileId> {
-        let copy = name(&listed.path);
-        let is_copy = |file: &Followed| {
-            let original = name(&file.row.path);
-            let by_name = if file.listed {
-                is_name_of_copy(&original, &copy)
-            } else {
-                file.row.head.is_full() || stem(&original) == stem(&copy)
-            };
-            // A copy is no longer than its original was when it was made.
-            let fits = is_gzip || !file.listed || look.size_bytes <= file.look.size_bytes;
-            by_name && fits && file.row.head.len > 0 && !file.row.gzip && file.row.head.begins(head)
-        };
-        self.followed.iter().filter(|(_, file)| is_copy(file)).map(|(id, _)| *id).min()
-    }
-
-    /// A file has the content of a row that had lost its own. `cut_to`: it has only so much of it.
-    fn adopt(
-        &mut self,
-        id: FileId,
-        listed: &Listed,
-        (look, head): (Look, &[u8]),
-        content: Option<Content>,
-        cut_to: Option<u64>,
-        now: Timestamp,
-    ) -> bool {
-        let Some(Gone { mut row, .. }) = self.gone.remove(&id) else { return false };
-        if let Some(size) = cut_to {
-            row.offset = size;
-            row.tail = Print::default();
-            row.in_long_line = false;
-        }
-        tracing::debug!(file = %listed.path.display(), before = %row.path.display(), position = row.offset, "known");
-        self.follow(id, row, listed, (look, head), content, now);
-        true
-    }
-
-    fn follow(
-        &mut self,
-        id: FileId,
-        mut row: FileRow,
-        listed: &Listed,
-        (look, head): (Look, &[u8]),
-        content: Option<Content>,
-        now: Timestamp,
-    ) {
-        let was_elsewhere =
-            !row.path.as_os_str().is_empty() && row.path != listed.path && !listed.also.contains(&row.path);
-        let is_gzip = content.as_ref().map_or(row.gzip, Content::is_gzip);
-        let is_read =
-            look.size_bytes == row.used_bytes && is_gzip == row.gzip && row.offset > 0 && look.place == row.place;
-        row.renamed |= was_elsewhere;
-        row.place = look.place;
-        row.path.clone_from(&listed.path);
-        row.gzip = is_gzip;
-        row.size_bytes = look.size_bytes;
-        if !row.gzip {
-            row.used_bytes = row.offset;
-        }
-        let latest = now.after(self.max_clock_skew);
-        let first = if row.highest.is_none() { first_time(head, latest) } else { None };
-        let mut file = Followed::new(row, look, first, now);
-        if is_read {
-            file.ended = Some(now);
-            file.looked_bytes = look.size_bytes;
-        }
-        // What is read next stays open; the rest is opened again when its turn comes.
-        if !is_read && self.open < MOST_OPEN {
-            self.open += usize::from(content.is_some());
-            file.content = content;
-        }
-        self.waiting.remove(&look.place);
-        self.shadows.remove(&look.place);
-        self.by_place.insert(look.place, id);
-        self.followed.insert(id, file);
-        self.dirty.insert(id);
     }
 
     /// Counts what cannot be read any more, once nothing has turned up that has it.
@@ -629,37 +404,4 @@ fn queue(ready: &mut BTreeSet<(Timestamp, FileId)>, id: FileId, file: &mut Follo
         ready.insert((key, id));
     }
     file.queued = key;
-}
-
-fn name(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-/// True where a file that begins with `head` may have a content whose file is gone. A short beginning says something only of a file that
-/// has a related name.
-fn may_be_copy(row: &FileRow, listed: &Listed, head: &[u8]) -> bool {
-    let is_related = || stem(&name(&row.path)) == stem(&name(&listed.path));
-    row.head.len > 0 && (row.head.is_full() || is_related()) && row.head.begins(head)
-}
-
-/// Compares an open file with a row: its beginning, and what stands before the row's position.
-fn compare(row: &FileRow, content: &mut Content, head: &[u8], look: Look, same_place: bool) -> Match {
-    if row.head.len == 0 {
-        return if same_place && row.offset == 0 { Match::Same } else { Match::Other };
-    }
-    if !row.head.begins(head) {
-        return Match::Other;
-    }
-    // A compressed file that was read would have to be unpacked from its start.
-    let is_read_gzip = same_place && row.gzip && content.is_gzip() && row.used_bytes == look.size_bytes;
-    if is_read_gzip || row.offset == 0 {
-        return Match::Same;
-    }
-    let mut tail = vec![0; row.tail.len];
-    match content.fill(row.offset - row.tail.len as u64, &mut tail) {
-        Ok((n, _)) if n < tail.len() => Match::Short,
-        Ok(_) if !content.is_gzip() && look.size_bytes < row.offset => Match::Short,
-        Ok(_) if row.tail.begins(&tail) => Match::Same,
-        Ok(_) | Err(_) => Match::Other,
-    }
 }

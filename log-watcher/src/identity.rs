@@ -58,9 +58,9 @@ pub(crate) fn stem(name: &str) -> &str {
     }
 }
 
-/// True where a rotation that copies `original` may name the copy so: with something appended.
-pub(crate) fn is_name_of_copy(original: &str, copy: &str) -> bool {
-    copy.strip_prefix(original).is_some_and(|rest| rest.starts_with(['.', '-', '_']))
+/// The names that a file may have whose copy, made by a rotation that copies, has the name `copy`: such a copy has something appended.
+pub(crate) fn names_of_originals(copy: &str) -> impl Iterator<Item = &str> {
+    copy.match_indices(['.', '-', '_']).filter_map(|(at, _)| copy.get(..at)).filter(|name| !name.is_empty())
 }
 
 #[cfg(test)]
@@ -88,11 +88,10 @@ mod tests {
 
     #[test]
     fn a_copy_has_a_longer_name() {
-        assert!(is_name_of_copy("access.log", "access.log.1"));
-        assert!(is_name_of_copy("access.log.1", "access.log.1.gz"));
-        assert!(!is_name_of_copy("access.log.1", "access.log"));
-        assert!(!is_name_of_copy("access.log.1", "access.log.10"));
-        assert!(!is_name_of_copy("access.log", "access.log"));
+        let names: Vec<&str> = names_of_originals("access.log.10.gz").collect();
+        assert_eq!(names, ["access", "access.log", "access.log.10"]);
+        assert_eq!(names_of_originals("access").count(), 0);
+        assert_eq!(names_of_originals(".log").count(), 0);
     }
 
     #[test]

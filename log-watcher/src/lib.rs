@@ -22,6 +22,7 @@ mod files;
 mod gzip;
 mod identity;
 mod mark;
+mod meet;
 mod pack;
 mod patterns;
 mod position;

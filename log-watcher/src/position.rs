@@ -238,12 +238,8 @@ impl Positions {
             "source" => {
                 self.others.insert(name.to_owned(), (SourceRow::decode(value)?, fetched.arrival));
             }
-            "owner" => {
-                if name == &*self.source.0 {
-                    self.owner = Some(String::from_utf8_lossy(value).into_owned());
-                }
-            }
-            // A newer clickmill may keep more here.
+            "owner" if name == &*self.source.0 => self.owner = Some(String::from_utf8_lossy(value).into_owned()),
+            // The owners of others; a newer clickmill may keep more here.
             _ => {}
         }
         Ok(())

@@ -243,7 +243,7 @@ fn a_folder_that_may_not_be_listed_holds_until_the_timeout() {
     fs::create_dir(world.path("secret")).unwrap();
     append(&world.path("secret/a.log"), b"x\n");
     world.append("b.log", "y\n");
-    fs::set_permissions(world.path("secret"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(world.path("secret"), fs::Permissions::from_mode(0o000)).unwrap();
     let is_root = fs::read_dir(world.path("secret")).is_ok();
     world.pass(2);
     if !is_root {
@@ -273,9 +273,7 @@ fn every_partition_hears_of_it_every_second() {
     for _ in 0..10 {
         let before = world.said().len();
         world.pass(1);
-        let new = world.said().split_off(0);
-        let heartbeats = new.iter().filter(|said| said.lines.is_empty()).count();
-        assert!(new.len() >= before + 1 && heartbeats > 0);
+        assert!(world.said().len() >= before + 2);
         assert_is_now(&world);
     }
     let heartbeats = world.said().len();
