@@ -281,8 +281,7 @@ impl Aggregator {
 
     fn count(&mut self, offset: Offset, columns: &Columns, arrival: Option<Timestamp>) -> Result<(), AggregateError> {
         self.number(columns)?;
-        let open =
-            self.open.entry(columns.span.start).or_insert_with(|| OpenMinute::new(&columns.filters, offset));
+        let open = self.open.entry(columns.span.start).or_insert_with(|| OpenMinute::new(&columns.filters, offset));
         open.add(&self.numbers, &columns.filters, &columns.counts);
         open.oldest_arrival = open.oldest_arrival.into_iter().chain(arrival).min();
         Ok(())

@@ -60,7 +60,8 @@ impl OpenMinute {
         if filters != self.filters {
             self.widen(filters);
         }
-        let columns: Vec<usize> = filters.iter().filter_map(|f| self.filters.iter().position(|mine| mine == f)).collect();
+        let columns: Vec<usize> =
+            filters.iter().filter_map(|f| self.filters.iter().position(|mine| mine == f)).collect();
         let width = self.filters.len();
         let needed = (self.ads.len() + ads.len()) * 2;
         if needed > self.places.len() {

@@ -196,7 +196,9 @@ impl AggregatorWorker {
         for fetched in records {
             let block = PartialBlock::decode(&fetched.record.value)?;
             let known = self.definitions.newest().map_or(0, |d| d.version);
-            if block.definitions.iter().any(|(version, _)| *version > known) && self.definitions.refresh(&*self.queue)? {
+            if block.definitions.iter().any(|(version, _)| *version > known)
+                && self.definitions.refresh(&*self.queue)?
+            {
                 for definition in self.definitions.all() {
                     for input in self.inputs.values_mut() {
                         input.aggregator.learn(definition);

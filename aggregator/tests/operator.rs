@@ -202,7 +202,8 @@ fn three_hours(run: &mut Run, mut after: impl FnMut(&mut Run, usize)) -> Minute 
             continue;
         }
         for raw in 0..2 {
-            let ads: Vec<String> = (0..random(4)).map(|_| format!("ad{}", random(130))).collect::<BTreeSet<_>>().into_iter().collect();
+            let ads: Vec<String> =
+                (0..random(4)).map(|_| format!("ad{}", random(130))).collect::<BTreeSet<_>>().into_iter().collect();
             let counts: Vec<_> = ads
                 .iter()
                 .map(|ad| {

@@ -193,13 +193,17 @@ impl Config {
         if !(1..=1024).contains(&self.queue.partitions) {
             bail!("queue.partitions is {}: it may be 1 to 1024", self.queue.partitions);
         }
-        if self.input.source.is_empty() || self.input.source.len() > 200 || self.input.source.contains(char::is_control) {
+        if self.input.source.is_empty() || self.input.source.len() > 200 || self.input.source.contains(char::is_control)
+        {
             bail!("input.source is {:?}: it may be 1 to 200 characters without control characters", self.input.source);
         }
         if self.input.max_ahead < ByteSize::mib(1) {
             bail!("input.max_ahead is {}: it must be at least 1MiB", self.input.max_ahead);
         }
-        for (name, value) in [("input.topic", &self.input.topic)].into_iter().chain(self.input.topics.iter().map(|t| ("input.topics", t))) {
+        for (name, value) in [("input.topic", &self.input.topic)]
+            .into_iter()
+            .chain(self.input.topics.iter().map(|t| ("input.topics", t)))
+        {
             let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
             if value.is_empty() || value.len() > 200 || !value.chars().all(legal) {
                 bail!("{name} is {value:?}: a topic's name has 1 to 200 letters, digits, '.', '_' and '-'");
@@ -244,11 +248,8 @@ fn explain(error: &figment::Error, file: &Path) -> anyhow::Error {
         .map(|one| {
             let path = one.path.join(".");
             let source = one.metadata.as_ref().map_or("", |m| m.name.as_ref());
-            let place = if source.contains("environment") {
-                "the environment".to_owned()
-            } else {
-                file.display().to_string()
-            };
+            let place =
+                if source.contains("environment") { "the environment".to_owned() } else { file.display().to_string() };
             if path.is_empty() { format!("{place}: {}", one.kind) } else { format!("{place}: {path}: {}", one.kind) }
         })
         .collect();

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -17,7 +17,7 @@ use crate::up;
 const MARKER: &str = "made-by-clickmill-demo";
 
 /// Lines a second.
-const RATE: u64 = 500;
+const RATE: u64 = 300;
 
 /// What the dashboard has to show at once.
 const HISTORY: Duration = Duration::from_secs(65 * 60);
@@ -77,10 +77,20 @@ pub(crate) fn run(common: &Common) -> anyhow::Result<()> {
     };
     let stop_traffic = Arc::new(AtomicBool::new(false));
     let (clock, flag) = (Arc::clone(&parts.clock), Arc::clone(&stop_traffic));
+    let made = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&made);
     let traffic = std::thread::Builder::new()
         .name("traffic".into())
-        .spawn(move || clickmill_generator::generate(&clicks, || clock.now(), |_| (), &flag))
+        .spawn(move || {
+            let progress = |clicks| counter.store(clicks, Ordering::Relaxed);
+            clickmill_generator::generate(&clicks, || clock.now(), progress, &flag)
+        })
         .context("starting the demo's traffic")?;
+    // Files that are there when the watcher first looks are history to it; what is written behind its back for an hour that is over would be late.
+    let history = RATE * HISTORY.as_secs() * 98 / 100;
+    while made.load(Ordering::Relaxed) < history && !stop.load(Ordering::Relaxed) && !traffic.is_finished() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
     let end = up::run_live(&parts, &stop, |address| say(&address.to_string()));
     stop_traffic.store(true, Ordering::Relaxed);
     match traffic.join() {

@@ -69,7 +69,8 @@ pub(crate) fn wait(
     ended: impl Fn() -> bool,
 ) -> anyhow::Result<Drained> {
     let bar = if std::io::stdout().is_terminal() {
-        let style = ProgressStyle::with_template("{bar:30} {bytes} of {total_bytes} read, {bytes_per_sec}, {eta} left {msg}")?;
+        let style =
+            ProgressStyle::with_template("{bar:30} {bytes} of {total_bytes} read, {bytes_per_sec}, {eta} left {msg}")?;
         ProgressBar::new(0).with_style(style)
     } else {
         ProgressBar::hidden()

@@ -45,13 +45,11 @@ pub(crate) fn run(asked: &Generate) -> anyhow::Result<()> {
         ProgressBar::hidden()
     };
     let clock = SystemClock::new();
-    let summary =
-        clickmill_generator::generate(&options, || clock.now(), |clicks| bar.set_position(clicks), &stop).map_err(
-            |error| match error {
-                GenerateError::BadOption { .. } => anyhow::Error::new(Misused(error.into())),
-                GenerateError::File { .. } | GenerateError::BadTruth { .. } => error.into(),
-            },
-        )?;
+    let summary = clickmill_generator::generate(&options, || clock.now(), |clicks| bar.set_position(clicks), &stop)
+        .map_err(|error| match error {
+            GenerateError::BadOption { .. } => anyhow::Error::new(Misused(error.into())),
+            GenerateError::File { .. } | GenerateError::BadTruth { .. } => error.into(),
+        })?;
     bar.finish_and_clear();
     println!(
         "{} lines ({} clicks, {} duplicates), {} bytes in {}",

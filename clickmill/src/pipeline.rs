@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use clickmill_aggregator::{AggregatorConfig, AggregatorWorker};
 use clickmill_api::{RunState, StageBoard};
 use clickmill_db_writer::late::{LateConfig, LateWriter};
 use clickmill_db_writer::raw::{Files, RawConfig, RawWriter};
@@ -17,7 +18,6 @@ use clickmill_mapper::{MapperConfig, MapperWorker};
 use clickmill_model::Minute;
 use clickmill_queue::embedded::EmbeddedQueue;
 use clickmill_queue::{Clock, Queue, Stage, StageError, WhenFenced, stage, topology};
-use clickmill_aggregator::{AggregatorConfig, AggregatorWorker};
 use clickmill_reducer::{ReducerConfig, ReducerWorker};
 use clickmill_store::AggregateStore;
 use clickmill_store::embedded::EmbeddedStore;

@@ -57,7 +57,9 @@ impl DataDir {
                 ))
                 .into());
             }
-            Err(TryLockError::Error(error)) => return Err(error).with_context(|| format!("locking {}", path.display())),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("locking {}", path.display()));
+            }
         }
         lock.set_len(0)
             .and_then(|()| lock.rewind())

@@ -265,8 +265,13 @@ impl PartitionMapper {
         Ok(())
     }
 
+    /// True while the first closing waits for sources that were never heard. Once time has moved it is over, also for a restart, which knows only those heard lately.
+    fn is_held(&self) -> bool {
+        self.watermark == Watermark::NONE && self.sources.awaits(&self.required)
+    }
+
     fn follow_sources(&mut self) {
-        if self.sources.awaits(&self.required) {
+        if self.is_held() {
             return;
         }
         if let Some(watermark) = self.sources.watermark(&self.time) {
@@ -381,7 +386,11 @@ impl PartitionMapper {
                 continue;
             }
             let ad = &pending_ads[click.ad_start as usize..(click.ad_start + click.ad_len) as usize];
-            counted.push(Counted { minute: click.slot, ad: combiner.number(click.ad_hash, ad), filters: click.filters });
+            counted.push(Counted {
+                minute: click.slot,
+                ad: combiner.number(click.ad_hash, ad),
+                filters: click.filters,
+            });
             books.counted += 1;
         }
         pending.clear();
@@ -420,7 +429,7 @@ impl PartitionMapper {
     pub fn tick(&mut self, now: Timestamp, others: Others) {
         self.sources.at_end(now);
         self.follow_sources();
-        if !self.sources.stands(&self.time) || self.sources.awaits(&self.required) {
+        if !self.sources.stands(&self.time) || self.is_held() {
             return;
         }
         let by_others = others.lowest_live.or_else(|| {
@@ -464,9 +473,7 @@ impl PartitionMapper {
         self.told = self.watermark;
         self.told_live = self.sources.has_live(&self.time);
         self.definition_told = true;
-        let batch = |lines: Vec<SetAside>| {
-            (!lines.is_empty()).then(|| SetAsideBatch { raw: self.raw.clone(), lines })
-        };
+        let batch = |lines: Vec<SetAside>| (!lines.is_empty()).then(|| SetAsideBatch { raw: self.raw.clone(), lines });
         Mapped {
             blocks,
             late: batch(std::mem::take(&mut self.late)),
@@ -513,6 +520,9 @@ pub struct MissingDefinition(pub DefinitionVersion);
 
 impl std::fmt::Debug for PartitionMapper {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PartitionMapper").field("raw", &self.raw).field("watermark", &self.watermark).finish_non_exhaustive()
+        f.debug_struct("PartitionMapper")
+            .field("raw", &self.raw)
+            .field("watermark", &self.watermark)
+            .finish_non_exhaustive()
     }
 }

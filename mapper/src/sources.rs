@@ -89,7 +89,13 @@ impl Sources {
 
     /// A foreign record came, whose latest click (none ahead of the clock) is `highest`. It is heard only where that rises, and, where it lies further back than
     /// `source_timeout`, only where it gains on time: a loader of old clicks does, a client whose clock is wrong does not, and is not waited for.
-    pub(crate) fn foreign(&mut self, highest: Option<Timestamp>, offset: Offset, arrival: Timestamp, time: &TimeSettings) {
+    pub(crate) fn foreign(
+        &mut self,
+        highest: Option<Timestamp>,
+        offset: Offset,
+        arrival: Timestamp,
+        time: &TimeSettings,
+    ) {
         let Some(highest) = highest.filter(|t| self.highest_foreign.is_none_or(|(before, _)| *t > before)) else {
             return;
         };
@@ -97,9 +103,12 @@ impl Sources {
         let is_behind = arrival.since(highest) > time.source_timeout;
         let gains = told_before.is_none_or(|(before, then)| highest.since(before) > arrival.since(then));
         let mark = SourceMark::At(highest.before(time.max_disorder));
-        let before = self.all.get(&None).map_or((Duration::ZERO, offset), |source| (source.silent, source.last));
-        let (silent, last) = if is_behind && !gains { before } else { (Duration::ZERO, offset) };
-        self.all.insert(None, Source { mark, silent, held: Duration::ZERO, last });
+        if !is_behind || gains {
+            self.all.insert(None, Source { mark, silent: Duration::ZERO, held: Duration::ZERO, last: offset });
+        } else if let Some(source) = self.all.get_mut(&None) {
+            // One that was forgotten stays so: it would hold the partition for another timeout each time.
+            source.mark = mark;
+        }
         self.last_heard = Some((arrival, false));
     }
 

@@ -113,11 +113,7 @@ impl MapperWorker {
                 let Some(newest) = self.definitions.newest() else {
                     return Err(StageError::Broken("the pipeline's definitions are gone".into()));
                 };
-                Input {
-                    mapper: PartitionMapper::new(raw, newest, start),
-                    replay_until: start,
-                    replaying: false,
-                }
+                Input { mapper: PartitionMapper::new(raw, newest, start), replay_until: start, replaying: false }
             }
         };
         self.inputs.insert(partition, input);
@@ -195,7 +191,9 @@ impl MapperWorker {
     /// The transaction that commits all that was gathered.
     fn transaction(&mut self) -> Transaction {
         let mut transaction = Transaction::default();
-        for (partition, input) in self.inputs.iter_mut().filter(|(_, input)| !input.replaying && input.mapper.has_news()) {
+        for (partition, input) in
+            self.inputs.iter_mut().filter(|(_, input)| !input.replaying && input.mapper.has_news())
+        {
             let before = input.mapper.books().clone();
             let Mapped { blocks, late, rejected, offset, checkpoint } = input.mapper.take(&mut self.combiner);
             debug_assert!(before.balance());

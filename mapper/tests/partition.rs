@@ -54,7 +54,8 @@ impl Bench {
     }
 
     fn record(&mut self, arrival: i64, source: Option<(&str, SourceMark)>, lines: &[String]) -> Mapped {
-        let runs = if lines.is_empty() { vec![] } else { vec![("a.log".to_owned(), (0..lines.len() as u64).collect())] };
+        let runs =
+            if lines.is_empty() { vec![] } else { vec![("a.log".to_owned(), (0..lines.len() as u64).collect())] };
         let headers = source.map(|(source, mark)| {
             let header = SourceHeader { source: source.into(), mark, origin: Origin { runs } };
             (SourceHeader::KEY.to_owned(), header.encode())
@@ -157,7 +158,8 @@ fn a_click_of_a_closed_minute_is_late_and_names_its_place() {
 fn a_line_that_is_no_click_goes_aside_with_its_reason_and_harms_nothing() {
     let mut bench = Bench::new();
     let future = line("a", 400_000, "u");
-    let mapped = bench.record(10, Some(("w", mark(-30))), &[line("a", 1, "u"), "garbage".into(), String::new(), future]);
+    let mapped =
+        bench.record(10, Some(("w", mark(-30))), &[line("a", 1, "u"), "garbage".into(), String::new(), future]);
     let reasons: Vec<_> = mapped.rejected.unwrap().lines.iter().filter_map(|l| l.reason).collect();
     assert_eq!(reasons, [RejectReason::UnknownPrefix, RejectReason::Empty, RejectReason::WrongClock]);
     assert_eq!(bench.count("a", 0, 0), 1);
@@ -285,7 +287,8 @@ fn a_definition_holds_from_the_first_untouched_minute() {
     bench.definitions.push(second.clone());
     bench.mapper.define(&second);
     assert!(bench.mapper.has_news());
-    let mapped = bench.record(11, Some(("w", mark(-30))), &[line("a", 2, "u"), line("a", 62, "u"), line("a", 121, "u")]);
+    let mapped =
+        bench.record(11, Some(("w", mark(-30))), &[line("a", 2, "u"), line("a", 62, "u"), line("a", 121, "u")]);
     let from = at(120).minute();
     assert_eq!(mapped.blocks[0].definitions, [(1, Minute::MIN), (2, from)]);
     assert_eq!((bench.count("a", 0, 1), bench.count("a", 1, 1), bench.count("a", 2, 1)), (2, 2, 0));
@@ -300,8 +303,9 @@ fn a_restart_at_any_record_changes_nothing() {
     let run = |crash_at: Option<usize>| {
         let mut bench = Bench::new();
         for i in 0..60_i64 {
-            let lines: Vec<String> =
-                (0..5).map(|j| line(&format!("ad{}", (i + j) % 7), i * 10 - j * 3, &format!("u{}", (i * j) % 3))).collect();
+            let lines: Vec<String> = (0..5)
+                .map(|j| line(&format!("ad{}", (i + j) % 7), i * 10 - j * 3, &format!("u{}", (i * j) % 3)))
+                .collect();
             let source = if i % 2 == 0 { "w1" } else { "w2" };
             bench.record(i * 10 + 5, Some((source, mark(i * 10 - 30))), &lines);
             if crash_at == Some(i as usize) {

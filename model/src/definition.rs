@@ -206,7 +206,7 @@ impl Definition {
     }
 }
 
-fn fixed(what: &'static str, now: impl ToString, proposed: impl ToString) -> DefinitionError {
+fn fixed(what: &'static str, now: impl std::fmt::Display, proposed: impl std::fmt::Display) -> DefinitionError {
     DefinitionError::Fixed(what, now.to_string(), proposed.to_string())
 }
 

@@ -144,7 +144,12 @@ fn schedule_05_after_the_watcher_foreign_producers_close_minutes() {
         world.step((Kind::Mapper, 0));
     }
     world.rest();
-    assert!(world.complete_until().unwrap() > minute(second / 60 - 5), "while they send: {:?} {:?}", world.complete_until(), world.checkpoints());
+    assert!(
+        world.complete_until().unwrap() > minute(second / 60 - 5),
+        "while they send: {:?} {:?}",
+        world.complete_until(),
+        world.checkpoints()
+    );
     world.idle(400);
     world.rest();
     assert!(world.complete_until().unwrap() > minute(second / 60), "and after they stopped");

@@ -62,9 +62,8 @@ fn run(seed: u64) {
     let partitions = u64::from(definition.inputs[0].partitions);
     let mut world = World::new(definition);
     let processes = 1 + random.below(2) as u32;
-    let mut sources: Vec<Source> = (0..1 + random.below(3))
-        .map(|i| Source { name: format!("w{i}"), time: 0, stopped: false })
-        .collect();
+    let mut sources: Vec<Source> =
+        (0..1 + random.below(3)).map(|i| Source { name: format!("w{i}"), time: 0, stopped: false }).collect();
     let calm = random.one_in(4);
     for _ in 0..150 + random.below(150) {
         match random.below(12) {
@@ -83,8 +82,12 @@ fn run(seed: u64) {
                 }
                 for partition in 0..partitions {
                     let n = if random.one_in(3) { 0 } else { random.below(6) };
-                    let lines: Vec<String> =
-                        (0..n).map(|_| { let t = time - random.below(30) as i64; line(&mut random, t) }).collect();
+                    let lines: Vec<String> = (0..n)
+                        .map(|_| {
+                            let t = time - random.below(30) as i64;
+                            line(&mut random, t)
+                        })
+                        .collect();
                     world.send(partition as u32, Some((&name, SourceMark::At(at(time - 30)))), &lines);
                 }
             }

@@ -24,31 +24,31 @@ use clickmill_store::{AggregateStore, MinuteRange};
 use clickmill_tests::model::Model;
 
 /// 2026-03-01 23:00:00: days and hours end within the runs.
-pub const START: i64 = 1_772_406_000;
+pub(crate) const START: i64 = 1_772_406_000;
 
-pub fn at(seconds: i64) -> Timestamp {
+pub(crate) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_secs(START + seconds)
 }
 
 /// The stages that a world runs, by their place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub(crate) enum Kind {
     Mapper,
     Aggregator,
     Reducer,
     DbWriter,
 }
 
-pub const KINDS: [Kind; 4] = [Kind::Mapper, Kind::Aggregator, Kind::Reducer, Kind::DbWriter];
+pub(crate) const KINDS: [Kind; 4] = [Kind::Mapper, Kind::Aggregator, Kind::Reducer, Kind::DbWriter];
 
 /// A process of a stage, by kind and name.
-pub type Who = (Kind, u32);
+pub(crate) type Who = (Kind, u32);
 
 /// Random numbers that a seed decides (SplitMix64).
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -56,24 +56,24 @@ impl Random {
         (z ^ (z >> 31)) % n
     }
 
-    pub fn one_in(&mut self, n: u64) -> bool {
+    pub(crate) fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 }
 
-pub struct World {
-    pub clock: Arc<ManualClock>,
-    pub queue: MemoryQueue,
-    pub store: Arc<MemoryStore>,
-    pub definitions: Vec<Definition>,
-    pub running: BTreeMap<Who, Box<dyn Stage>>,
+pub(crate) struct World {
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) queue: MemoryQueue,
+    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) definitions: Vec<Definition>,
+    pub(crate) running: BTreeMap<Who, Box<dyn Stage>>,
     /// Processes that were stopped and will wake up believing that they still own something.
-    pub zombies: Vec<Box<dyn Stage>>,
+    pub(crate) zombies: Vec<Box<dyn Stage>>,
     producers: RefCell<BTreeMap<String, Box<dyn Producer>>>,
 }
 
 impl World {
-    pub fn new(definition: Definition) -> Self {
+    pub(crate) fn new(definition: Definition) -> Self {
         let clock = Arc::new(ManualClock::new(at(0)));
         let queue = MemoryQueue::new(Arc::clone(&clock) as Arc<dyn Clock>);
         queue.create_topics(&topology::topics(&definition)).unwrap();
@@ -89,11 +89,11 @@ impl World {
         }
     }
 
-    pub fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
-    pub fn define(&mut self, proposal: &Definition) {
+    pub(crate) fn define(&mut self, proposal: &Definition) {
         let next = proposal.following(&self.definitions).unwrap().unwrap();
         self.queue.create_topics(&topology::topics(&next)).unwrap();
         definitions::append(&self.queue, &next).unwrap();
@@ -101,7 +101,7 @@ impl World {
     }
 
     /// A watcher's or a foreign producer's record.
-    pub fn send(&self, partition: u32, source: Option<(&str, SourceMark)>, lines: &[String]) {
+    pub(crate) fn send(&self, partition: u32, source: Option<(&str, SourceMark)>, lines: &[String]) {
         let headers = source.map(|(name, mark)| {
             let runs = if lines.is_empty() { vec![] } else { vec![("log".to_owned(), vec![0; lines.len()])] };
             let header = SourceHeader { source: name.into(), mark, origin: Origin { runs } };
@@ -120,10 +120,13 @@ impl World {
         let queue: Arc<dyn Queue> = Arc::new(self.queue.clone());
         let (name, linger) = (name.to_string(), Duration::ZERO);
         Ok(match kind {
-            Kind::Mapper => Box::new(MapperWorker::start(queue, MapperConfig { name, linger, ..MapperConfig::default() })?),
-            Kind::Aggregator => {
-                Box::new(AggregatorWorker::start(queue, AggregatorConfig { name, linger, ..AggregatorConfig::default() })?)
+            Kind::Mapper => {
+                Box::new(MapperWorker::start(queue, MapperConfig { name, linger, ..MapperConfig::default() })?)
             }
+            Kind::Aggregator => Box::new(AggregatorWorker::start(
+                queue,
+                AggregatorConfig { name, linger, ..AggregatorConfig::default() },
+            )?),
             Kind::Reducer => {
                 Box::new(ReducerWorker::start(queue, ReducerConfig { name, linger, ..ReducerConfig::default() })?)
             }
@@ -139,7 +142,7 @@ impl World {
     ///
     /// # Panics
     /// Where a stage says that a promise is broken.
-    pub fn step(&mut self, who: Who) -> bool {
+    pub(crate) fn step(&mut self, who: Who) -> bool {
         let mut stage = match self.running.remove(&who) {
             Some(stage) => stage,
             None => match self.make(who) {
@@ -157,7 +160,7 @@ impl World {
     }
 
     /// A step whose error, whatever it is, is for the test to judge.
-    pub fn try_step(&mut self, who: Who) -> Result<(), StageError> {
+    pub(crate) fn try_step(&mut self, who: Who) -> Result<(), StageError> {
         let mut stage = self.make(who)?;
         for _ in 0..10 {
             stage.step(self.now(), Duration::ZERO)?;
@@ -172,12 +175,12 @@ impl World {
     }
 
     /// The process is killed: its successor starts with its next step.
-    pub fn kill(&mut self, who: Who) {
+    pub(crate) fn kill(&mut self, who: Who) {
         self.running.remove(&who);
     }
 
     /// The process is stopped for longer than its session, and wakes with [`World::wake`].
-    pub fn suspend(&mut self, who: Who) {
+    pub(crate) fn suspend(&mut self, who: Who) {
         if let Some(stage) = self.running.remove(&who) {
             let group = match who.0 {
                 Kind::Mapper => topology::MAPPER,
@@ -193,7 +196,7 @@ impl World {
     }
 
     /// A zombie takes a step, and is gone when it has learnt better.
-    pub fn wake(&mut self, place: usize) {
+    pub(crate) fn wake(&mut self, place: usize) {
         let now = self.now();
         if let Some(stage) = self.zombies.get_mut(place)
             && let Err(error) = stage.step(now, Duration::ZERO)
@@ -203,7 +206,7 @@ impl World {
         }
     }
 
-    pub fn fault(&self, random: &mut Random) {
+    pub(crate) fn fault(&self, random: &mut Random) {
         self.queue.fail_next_commit(match random.below(3) {
             0 => CommitFault::NotApplied,
             1 => CommitFault::AppliedButReportedFailed,
@@ -215,7 +218,7 @@ impl World {
     ///
     /// # Panics
     /// Where it does not come to rest.
-    pub fn settle(&mut self, processes: u32) {
+    pub(crate) fn settle(&mut self, processes: u32) {
         self.queue.forget_faults();
         self.zombies.clear();
         let mut quiet = 0;
@@ -234,7 +237,7 @@ impl World {
         panic!("the pipeline does not come to rest");
     }
 
-    pub fn checkpoints(&self) -> Vec<(RawPartition, MapperCheckpoint)> {
+    pub(crate) fn checkpoints(&self) -> Vec<(RawPartition, MapperCheckpoint)> {
         let committed = self.queue.committed(topology::MAPPER, "ad-clicks").unwrap();
         committed
             .into_iter()
@@ -242,7 +245,7 @@ impl World {
             .collect()
     }
 
-    pub fn watermark(&self) -> Watermark {
+    pub(crate) fn watermark(&self) -> Watermark {
         let partitions = self.definitions[0].inputs[0].partitions as usize;
         let checkpoints = self.checkpoints();
         if checkpoints.len() < partitions {
@@ -252,7 +255,7 @@ impl World {
     }
 
     /// What a topic holds of lines set aside, by raw partition, offset and place.
-    pub fn set_aside(&self, topic: &str) -> Vec<(RawPartition, Offset, usize)> {
+    pub(crate) fn set_aside(&self, topic: &str) -> Vec<(RawPartition, Offset, usize)> {
         let mut lines = Vec::new();
         for p in 0..self.queue.partitions(topic).unwrap().unwrap() {
             let of = TopicPartition::new(topic, p);
@@ -272,11 +275,11 @@ impl World {
         lines
     }
 
-    pub fn late(&self) -> Vec<(RawPartition, Offset, usize)> {
+    pub(crate) fn late(&self) -> Vec<(RawPartition, Offset, usize)> {
         self.set_aside(LATE_CLICKS)
     }
 
-    pub fn rejected(&self) -> Vec<(RawPartition, Offset, usize)> {
+    pub(crate) fn rejected(&self) -> Vec<(RawPartition, Offset, usize)> {
         self.set_aside(DEAD_LETTERS)
     }
 
@@ -284,7 +287,7 @@ impl World {
     ///
     /// # Panics
     /// Where one differs, with what differs.
-    pub fn compare(&self, model: &Model, context: &str) {
+    pub(crate) fn compare(&self, model: &Model, context: &str) {
         let definition = self.definitions.last().unwrap();
         let progress = self.store.progress().unwrap();
         let partitions = definition.partitions;
@@ -350,7 +353,7 @@ impl World {
     }
 
     /// The model of everything that the raw topic holds, each record met in turn without any empty fetch between.
-    pub fn model(&self) -> Model {
+    pub(crate) fn model(&self) -> Model {
         let mut model = Model::new(self.definitions.last().unwrap().clone());
         for p in 0..self.definitions[0].inputs[0].partitions {
             let of = TopicPartition::new("ad-clicks", p);
@@ -371,7 +374,7 @@ impl World {
     }
 
     /// Nothing of the internal topics is kept that nobody needs.
-    pub fn kept_records(&self) -> u64 {
+    pub(crate) fn kept_records(&self) -> u64 {
         [CLICK_PARTIALS, TOP_CANDIDATES, CLICK_RESULTS]
             .iter()
             .flat_map(|topic| (0..self.definitions[0].partitions).map(|p| TopicPartition::new(*topic, p)))
