@@ -37,6 +37,8 @@ pub(crate) struct App {
     pub(crate) quick: Gate,
     /// For reads that keep a core busy for a while, so that they leave room for the quick ones.
     pub(crate) heavy: Gate,
+    /// For reads of the queue: while it hangs, the store is still answered from.
+    pub(crate) queue: Gate,
     pub(crate) status: StatusCache,
 }
 
@@ -48,6 +50,7 @@ impl App {
             catalog: Catalog::default(),
             quick: gate(limits.quick_reads),
             heavy: gate(limits.heavy_reads),
+            queue: gate(limits.queue_reads),
             status: StatusCache::default(),
         }
     }

@@ -1,4 +1,5 @@
 //! What happens to requests that are wrong, to clients that misbehave, and while the store is away.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where anything fails")]
 
 mod support;
 
@@ -98,6 +99,15 @@ fn what_is_no_http_is_a_problem_too() {
         ["hello\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "GET / HTTP/1.1\r\nbroken header\r\n\r\n", "\u{1}\u{2}\r\n\r\n"]
     {
         assert_eq!(server.send(bytes).problem(), (400, None), "{bytes:?}");
+    }
+    for (line, expected) in [
+        ("OPTIONS * HTTP/1.1", 404),
+        ("CONNECT example.com:443 HTTP/1.1", 404),
+        ("POST http://example.com/healthz HTTP/1.1", 405),
+        ("GET healthz HTTP/1.1", 404),
+    ] {
+        let answer = server.send(&format!("{line}\r\nHost: x\r\nConnection: close\r\n\r\n"));
+        assert_eq!(answer.problem(), (expected, None), "{line}");
     }
     // The second request of a connection may be the wrong one.
     let mut stream = server.connect();

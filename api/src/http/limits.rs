@@ -27,7 +27,9 @@ pub struct Limits {
     pub quick_reads: usize,
     /// Rankings and long series that are put together at once.
     pub heavy_reads: usize,
-    /// Requests that may wait for one of those; the others get 429.
+    /// Readers of the queue at once: the status, and lines that were set aside.
+    pub queue_reads: usize,
+    /// Requests that may wait for one of each kind; the others get 429.
     pub waiting_reads: usize,
     /// How long a request may wait and be worked on; then it gets 503.
     pub patience: Duration,
@@ -43,6 +45,7 @@ impl Default for Limits {
             shutdown: Duration::from_secs(2),
             quick_reads: 8 * cores,
             heavy_reads: 2 * cores,
+            queue_reads: 2,
             waiting_reads: 1024,
             patience: Duration::from_secs(10),
         }

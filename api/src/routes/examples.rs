@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use clickmill_model::records::{DEAD_LETTERS, LATE_CLICKS, SetAsideBatch};
-use clickmill_model::{CodecError, Offset};
+use clickmill_model::{CodecError, Offset, RejectReason};
 use clickmill_queue::{Queue, QueueError, TopicPartition};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -110,7 +110,7 @@ async fn answer(app: &Arc<App>, query: &Query, topic: &'static str) -> Result<Re
         })?;
         Ok(LinesAnswer { lines })
     };
-    Ok(fresh_json(&app.heavy.run(read).await?))
+    Ok(fresh_json(&app.queue.run(read).await?))
 }
 
 /// The latest `limit` lines of a topic of lines set aside, newest first.
@@ -137,7 +137,7 @@ fn latest(queue: &dyn Queue, topic: &str, limit: usize) -> Result<Vec<LineAnswer
             source,
             file,
             byte_offset,
-            reason: line.reason.map(|reason| reason.as_str()),
+            reason: line.reason.map(RejectReason::as_str),
             line: String::from_utf8_lossy(line.line.get(..MOST_LINE_BYTES).unwrap_or(&line.line)).into_owned(),
         }
     });

@@ -135,7 +135,7 @@ pub(super) async fn status(State(app): State<Arc<App>>, _: NoParameters) -> Resu
         *last = Some((Instant::now(), Arc::clone(&answer)));
         Ok(answer)
     };
-    Ok(fresh_json(&*app.quick.run(read).await?))
+    Ok(fresh_json(&*app.queue.run(read).await?))
 }
 
 /// What the queue knows.

@@ -1,5 +1,6 @@
 //! A store and a queue made of maps, a server on a free port, and a client that sees the bytes.
 #![allow(dead_code, reason = "each test file uses its part of it")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where anything fails")]
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
