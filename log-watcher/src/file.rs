@@ -213,6 +213,14 @@ impl Followed {
         if shrunk && (self.row.gzip || look.size_bytes < self.row.offset) || self.content.is_none() {
             return Err(Replaced);
         }
+        // Now, and not only when it is read: a file that is met next may be a copy of what stood here.
+        if let Some(content @ Content::Plain(_)) = &mut self.content {
+            let mut head = [0; PRINT_BYTES];
+            let read = content.fill(0, &mut head);
+            if read.is_ok_and(|(n, _)| !self.row.head.begins(head.get(..n).unwrap_or_default())) {
+                return Err(Replaced);
+            }
+        }
         self.suspect = true;
         if look.size_bytes != before.size_bytes {
             self.grown = now;
@@ -273,6 +281,12 @@ impl Followed {
             }
             Content::Gzip(_) => {}
         }
+        let hole = self.hole_bytes(chunk);
+        if hole > 0 {
+            let taken = Taken { bytes: hole, stopped: hole < n, ..Taken::default() };
+            self.moved(&taken, chunk, end, now, rules);
+            return Ok(Ok(taken));
+        }
         let take_rest = self.rest_bytes == n && self.takes_rest(now, rules);
         let bounds = Bounds {
             latest,
@@ -284,6 +298,17 @@ impl Followed {
         let taken = packer.take(&self.name, self.row.offset, chunk, bounds);
         self.moved(&taken, chunk, end, now, rules);
         Ok(Ok(taken))
+    }
+
+    /// How much of `chunk` belongs to the hole that a copy-truncate leaves at a file's beginning where its writer goes on at its old position: it is
+    /// no part of the first line.
+    fn hole_bytes(&self, chunk: &[u8]) -> usize {
+        let zeros = Print::of_head(&[0; PRINT_BYTES]);
+        let row = &self.row;
+        if row.gzip || row.head != zeros || row.offset > 0 && row.tail != zeros {
+            return 0;
+        }
+        chunk.iter().position(|byte| *byte != 0).unwrap_or(chunk.len())
     }
 
     /// `taken` was taken of `chunk`, behind which the file ended or not.

@@ -101,12 +101,16 @@ impl Files {
         }
         if let Some(rows) = rows {
             for id in rows {
-                let Some(gone) = self.gone.get(id) else { continue };
+                // A compressed copy may have got the place of its original.
+                let is_gzip = content.is_gzip();
+                let Some(gone) = self.gone.get(id).filter(|gone| gone.row.gzip == is_gzip) else { continue };
                 match compare(&gone.row, &mut content, head, look, true) {
                     Match::Same => return self.adopt(*id, listed, (look, head), Some(content), None, now),
                     // Its end was cut off. What is left was read.
-                    Match::Short => return self.adopt(*id, listed, (look, head), None, Some(look.size_bytes), now),
-                    Match::Other => {}
+                    Match::Short if !is_gzip => {
+                        return self.adopt(*id, listed, (look, head), None, Some(look.size_bytes), now);
+                    }
+                    Match::Short | Match::Other => {}
                 }
             }
             return false;

@@ -234,7 +234,11 @@ impl Watcher {
         }
         if self.last_look_at_others.is_none_or(|last| now < last || now.since(last) >= LOOK_AT_OTHERS) {
             self.last_look_at_others = Some(now);
-            self.positions.refresh(&*self.queue)?;
+            match self.positions.refresh(&*self.queue) {
+                // What they said last holds until they can be heard again.
+                Ok(()) | Err(StageError::Queue(QueueError::Unavailable { .. })) => {}
+                Err(error) => return Err(error),
+            }
         }
         let slowest = self.positions.slowest_other(self.config.time.source_timeout);
         // Of two that are equally far neither waits.

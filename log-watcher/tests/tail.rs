@@ -484,3 +484,36 @@ fn a_hundred_idle_files_cost_next_to_nothing() {
     assert!(used < Duration::from_millis(100), "{used:?}");
     println!("{used:?} in 10 s");
 }
+
+#[test]
+fn files_that_begin_alike_and_go_on_differently_are_different_files() {
+    let mut world = World::new();
+    world.append("a.log", text(0..300));
+    world.pass(1);
+    fs::remove_file(world.path("a.log")).unwrap();
+    world.append("a.log", text(0..200) + &text(1000..1200));
+    world.pass(1);
+    assert_eq!(world.texts().len(), 700);
+    world.kill();
+    // In place, behind what is compared first.
+    let file = fs::OpenOptions::new().write(true).open(world.path("a.log")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, text(2000..2010).as_bytes(), 390 * 12).unwrap();
+    world.pass(1);
+    assert_eq!(world.texts().len(), 1100);
+}
+
+#[test]
+fn the_hole_that_copy_truncate_leaves_is_no_part_of_the_first_line() {
+    let mut world = World::of(&["a.log"]);
+    let mut writer = fs::File::create(world.path("a.log")).unwrap();
+    std::io::Write::write_all(&mut writer, text(0..200_000).as_bytes()).unwrap();
+    world.pass(1);
+    writer.set_len(0).unwrap();
+    // It does not append: it goes on where it was.
+    std::io::Write::write_all(&mut writer, text(200_000..200_010).as_bytes()).unwrap();
+    world.pass(1);
+    world.kill();
+    std::io::Write::write_all(&mut writer, text(200_010..200_020).as_bytes()).unwrap();
+    world.pass(1);
+    assert_eq!(world.texts(), numbered(0..200_020));
+}
