@@ -238,18 +238,25 @@ fn a_range_that_reaches_behind_the_rankings_is_merged_from_counts() {
 
 #[test]
 fn a_window_that_was_configured_later_is_not_believed_to_have_been_there() {
-    let store = Arc::new(busy_store(200));
-    {
-        let mut definitions = store.definitions.lock();
-        definitions[0].windows = vec![Window(1)];
-    }
+    let seven = (Window(7), minute("202101011030"));
+    let store = Arc::new(MapStore { late_window: Some(seven), ..busy_store(200) });
+    let with = |version, windows: &[u32]| {
+        let windows = windows.iter().map(|w| Window(*w)).collect();
+        clickmill_model::Definition { version, windows, ..support::definition() }
+    };
+    *store.definitions.lock() = vec![with(1, &[1]), with(2, &[1, 7])];
     let server = Server::of(Arc::clone(&store));
-    let next = clickmill_model::Definition { version: 2, windows: vec![Window(1), Window(7)], ..support::definition() };
-    let answer = server.json("/v1/ads/popular_ads?n=5&from=202101011017&to=202101011024");
-    store.definitions.lock().push(next);
-    let full = store.ranking(FilterId::ALL, minute("202101011017"), minute("202101011024"));
-    let counts: Vec<u64> = full.iter().take(5).map(|(_, count)| *count).collect();
-    assert_eq!(answer["counts"], json!(counts));
+    for (from, to) in [
+        ("202101011001", "202101011055"),
+        ("202101011017", "202101011024"),
+        ("202101011040", "202101011047"),
+        ("202101010003", "202101022357"),
+    ] {
+        let answer = server.json(&format!("/v1/ads/popular_ads?n=5&from={from}&to={to}"));
+        let full = store.ranking(FilterId::ALL, minute(from), minute(to));
+        let counts: Vec<u64> = full.iter().take(5).map(|(_, count)| *count).collect();
+        assert_eq!(answer["counts"], json!(counts), "{from} {to}");
+    }
 }
 
 #[test]

@@ -43,6 +43,8 @@ pub(crate) struct MapStore {
     pub(crate) depth: usize,
     /// The longest range that can be merged, in minutes.
     pub(crate) longest_merge: i64,
+    /// A window whose rankings stand only from this minute on.
+    pub(crate) late_window: Option<(Window, Minute)>,
     pub(crate) broken: AtomicBool,
     /// How often it was asked anything.
     pub(crate) asked: AtomicUsize,
@@ -104,6 +106,9 @@ impl MapStore {
         let definitions = self.definitions.lock();
         let standing = [Window::MINUTE, Window::HOUR, Window::DAY].contains(&window) && window.is_aligned_at(last);
         if !(standing || definitions.iter().any(|d| d.windows.contains(&window))) {
+            return None;
+        }
+        if self.late_window.is_some_and(|(late, from)| late == window && last < from) {
             return None;
         }
         if last >= self.progress.lock().rankings_until(4)? {
