@@ -143,7 +143,9 @@ impl AggregatorWorker {
                 from = last.offset.next();
                 for fetched in &records {
                     let record = ResultRecord::decode(&fetched.record.value)?;
-                    aggregator.restore_result(fetched.offset, &record).map_err(broken)?;
+                    aggregator
+                        .restore_result(fetched.offset, &record)
+                        .map_err(|error| StageError::Broken(error.to_string()))?;
                 }
             }
             aggregator.restored();
@@ -207,11 +209,17 @@ impl AggregatorWorker {
             }
             let Some(input) = self.inputs.get_mut(from) else { return Ok(()) };
             if fetched.offset < input.replay_until {
-                input.aggregator.replay(fetched.offset, &block).map_err(broken)?;
+                input
+                    .aggregator
+                    .replay(fetched.offset, &block)
+                    .map_err(|error| StageError::Broken(error.to_string()))?;
                 input.replaying = fetched.offset.next() < input.replay_until;
             } else {
                 input.replaying = false;
-                input.aggregator.apply(fetched.offset, &block).map_err(broken)?;
+                input
+                    .aggregator
+                    .apply(fetched.offset, &block)
+                    .map_err(|error| StageError::Broken(error.to_string()))?;
                 input.next = fetched.offset.next();
             }
         }
@@ -275,10 +283,6 @@ impl AggregatorWorker {
             }
         }
     }
-}
-
-fn broken(error: crate::aggregator::AggregateError) -> StageError {
-    StageError::Broken(error.to_string())
 }
 
 /// Puts a closing into the transaction: counts to the own partition of the results, each filter's rankings to the partition of its reducer, and to every reducer how far it goes.

@@ -1,5 +1,7 @@
 //! The operator against the obvious computation, with a crash after any block.
 
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use clickmill_aggregator::{AggregateError, Aggregator, AggregatorCheckpoint};

@@ -111,7 +111,7 @@ fn what_is_no_http_is_a_problem_too() {
     }
     // The second request of a connection may be the wrong one.
     let mut stream = server.connect();
-    stream.write_all(format!("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nno http\r\n\r\n").as_bytes()).unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nno http\r\n\r\n").unwrap();
     let mut both = String::new();
     stream.read_to_string(&mut both).ok();
     let (first, second) = both.split_once("HTTP/1.1 400 Bad Request").unwrap();

@@ -9,6 +9,8 @@ mod demo;
 mod drain;
 mod generate;
 mod pipeline;
+#[cfg(test)]
+mod reference;
 mod stages;
 mod up;
 

@@ -17,13 +17,21 @@ use clickmill_log_watcher::{LiveReport, Watcher};
 use clickmill_mapper::{MapperConfig, MapperWorker};
 use clickmill_model::Minute;
 use clickmill_queue::embedded::EmbeddedQueue;
-use clickmill_queue::{Clock, Queue, Stage, StageError, WhenFenced, stage, topology};
+use clickmill_queue::{Clock, Queue, QueueError, Stage, StageError, WhenFenced, stage, topology};
 use clickmill_reducer::{ReducerConfig, ReducerWorker};
 use clickmill_store::AggregateStore;
 use clickmill_store::embedded::EmbeddedStore;
 use parking_lot::Mutex;
 
+use crate::Misused;
 use crate::config::{Config, QueueKind, StoreKind};
+
+/// What a process does with the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
 
 /// Everything that the stages share.
 #[derive(Clone)]
@@ -57,16 +65,20 @@ fn open_queue_with(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Arc
 }
 
 impl Parts {
-    /// Opens queue and store.
-    pub(crate) fn open(config: &Config) -> anyhow::Result<Self> {
+    /// Opens queue and store, to read figures only or to write them too.
+    pub(crate) fn open(config: &Config, access: Access) -> anyhow::Result<Self> {
         let clock = clickmill_queue::SystemClock::shared();
         let queue = open_queue_with(config, Arc::clone(&clock))?;
         let store: Arc<dyn AggregateStore> = match config.store.kind {
             StoreKind::Embedded => {
                 let dir = config.data_dir.join("store");
                 std::fs::create_dir_all(&dir).with_context(|| format!("making the folder {}", dir.display()))?;
-                let store = EmbeddedStore::open(&dir, clickmill_store::embedded::Options::default())
-                    .with_context(|| format!("opening the store in {}", dir.display()))?;
+                let options = clickmill_store::embedded::Options::default();
+                let store = match access {
+                    Access::Write => EmbeddedStore::open(&dir, options),
+                    Access::Read => EmbeddedStore::open_read_only(&dir, options),
+                };
+                let store = store.with_context(|| format!("opening the store in {}", dir.display()))?;
                 Arc::new(store)
             }
         };
@@ -278,6 +290,10 @@ impl Running {
             }
             let end = match thread.join() {
                 Ok(Ok(())) => Ok(()),
+                Ok(Err(error @ StageError::Queue(QueueError::Fenced(_)))) => {
+                    // Starting again would only fence the rival in turn: no supervisor should.
+                    Err(Misused(anyhow::Error::new(error).context(format!("{name} stopped"))).into())
+                }
                 Ok(Err(error)) => Err(anyhow::Error::new(error).context(format!("{name} stopped"))),
                 Err(_) => Err(anyhow::anyhow!("{name} panicked: this is a bug in clickmill")),
             };

@@ -10,7 +10,7 @@ use crate::Misused;
 use crate::cli::Common;
 use crate::config::Config;
 use crate::define;
-use crate::pipeline::{Parts, Running};
+use crate::pipeline::{Access, Parts, Running};
 use crate::up::{self, Server};
 
 /// Which stage.
@@ -36,8 +36,10 @@ pub(crate) fn run(config: &Config, common: &Common, one: One) -> anyhow::Result<
         return Err(Misused(anyhow::anyhow!("no log files to follow: give --logs PATTERN, or set input.logs")).into());
     }
     let stop = up::signals()?;
-    let parts = Parts::open(&config)?;
-    parts.check_history()?;
+    let parts = Parts::open(&config, if one == One::Api { Access::Read } else { Access::Write })?;
+    if one != One::Api {
+        parts.check_history()?;
+    }
     if one != One::Api && parts.queue.partitions(PIPELINE)?.is_none() {
         // The first stage of a new pipeline defines it; what comes later is for `up` and `define`.
         define::propose(&*parts.queue, &config.definition(), false)?;

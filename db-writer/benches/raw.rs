@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p clickmill-db-writer --bench raw`. Times are CPU times of the one thread that does the work.
 
-#![allow(missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 use std::hint::black_box;
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! Whatever happens to writers, each line is in one file.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! How fast lines are made: `cargo run --release -p clickmill-generator --example measure [ADS] [CLICKS] [FOLDER]`. Without a folder they stay in memory.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 

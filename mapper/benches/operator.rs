@@ -1,5 +1,7 @@
 //! The mapper operator alone, one core: parse, identity, duplicates, four filters, counts.
 
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
 use clickmill_generator::{Options, lines};
 use clickmill_mapper::{Combiner, PartitionMapper};
 use clickmill_model::records::{Origin, SourceHeader, SourceMark};

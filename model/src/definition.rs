@@ -194,6 +194,11 @@ impl Definition {
         if last.partitions != self.partitions {
             return Err(fixed("queue.partitions", last.partitions, self.partitions));
         }
+        let topics = |d: &Self| d.inputs.iter().map(|input| input.topic.as_str()).collect::<Vec<_>>().join(", ");
+        if last.inputs != self.inputs {
+            // A new input's clicks of minutes that are closed would have to be late there, and no stage arranges that yet.
+            return Err(fixed("input.topics", topics(last), topics(self)));
+        }
         if last.partition_by != self.partition_by {
             let name = |by| match by {
                 PartitionBy::Identity => "identity",

@@ -154,7 +154,9 @@ mod tests {
         }
     }
 
-    fn ads(published: &Published) -> Vec<(i64, Vec<(&str, u64)>, bool)> {
+    type Told<'a> = (i64, Vec<(&'a str, u64)>, bool);
+
+    fn ads(published: &Published) -> Vec<Told<'_>> {
         let of = |r: &Ranking| r.ads.len();
         assert!(published.rankings.iter().all(|r| of(r) <= 2));
         published
