@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release -p clickmill-queue --example throughput -- [GIGABYTES] [FOLDER]`
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};

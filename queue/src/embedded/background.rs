@@ -13,6 +13,7 @@ use super::client::{self, Vital, steady_millis};
 use super::groups;
 use super::retention;
 use super::shared::Shared;
+use super::topics;
 use crate::types::{ConsumerIdentity, QueueError, Result};
 
 /// How often the commits of other processes are looked for.
@@ -190,6 +191,7 @@ fn upkeep(shared: &Shared, bell: &Bell) {
             }
             next_tidy = Instant::now() + TIDY_EVERY;
             retention::run(shared, || bell.is_end())?;
+            report(shared)?;
             shrink(shared)
         });
         if let Err(error) = result {
@@ -210,6 +212,27 @@ fn write_back(shared: &Shared, helper: &mut Option<Connection>) -> Result<()> {
     shared.writer.write_back(&connection).map_err(|error| shared.database.error("writing back", &error))?;
     *helper = Some(connection);
     Ok(())
+}
+
+/// Exports how much is stored, and how much of it each group has not read.
+fn report(shared: &Shared) -> Result<()> {
+    for size in shared.read("reading", |connection| Ok(topics::sizes(connection)?))? {
+        metrics::gauge!("clickmill_queue_records", "topic" => size.topic.clone()).set(size.records as f64);
+        metrics::gauge!("clickmill_queue_bytes", "topic" => size.topic).set(size.bytes as f64);
+    }
+    shared.read("reading", |connection| {
+        let mut statement = connection.prepare_cached(
+            "SELECT grp, topic, partition, end_offset - committed FROM positions JOIN logs ON logs.id = log
+             WHERE committed IS NOT NULL",
+        )?;
+        let mut rows = statement.query(())?;
+        while let Some(row) = rows.next()? {
+            let (group, topic, partition): (String, String, u32) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let labels = [("group", group), ("topic", topic), ("partition", partition.to_string())];
+            metrics::gauge!("clickmill_queue_lag_records", &labels).set(row.get::<_, i64>(3)? as f64);
+        }
+        Ok(())
+    })
 }
 
 /// Gives pages back to the file system where far more are free than used.

@@ -49,7 +49,7 @@ impl EmbeddedConsumer {
         for topic in topics {
             shared.topic(topic)?;
         }
-        let member = format!("{}-{}", shared.client.name, JOINED.fetch_add(1, Ordering::Relaxed));
+        let member = format!("{}-{:06}", shared.client.name, JOINED.fetch_add(1, Ordering::Relaxed));
         let who = ConsumerIdentity { group: group.to_owned(), member };
         let member = Arc::new(Member::new(who, topics.iter().map(|&topic| topic.to_owned()).collect()));
         let connection = shared.database.reader()?;

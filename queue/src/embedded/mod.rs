@@ -114,15 +114,7 @@ impl EmbeddedQueue {
 
     /// What each topic holds, by name.
     pub fn sizes(&self) -> Result<Vec<TopicSize>> {
-        self.handle.shared.read("reading", |connection| {
-            let mut statement = connection
-                .prepare_cached("SELECT topic, sum(records), sum(bytes) FROM logs GROUP BY topic ORDER BY topic")?;
-            let sizes = statement.query_map((), |row| {
-                let count = |i| row.get::<_, i64>(i).map(|n| n.max(0).cast_unsigned());
-                Ok(TopicSize { topic: row.get(0)?, records: count(1)?, bytes: count(2)? })
-            })?;
-            Ok(sizes.collect::<Result<_, _>>()?)
-        })
+        self.handle.shared.read("reading", |connection| Ok(topics::sizes(connection)?))
     }
 
     /// Throws a member out of its group, as though it had been silent for too long. For tests.

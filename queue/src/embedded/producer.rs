@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use clickmill_model::Offset;
 use rusqlite::OptionalExtension;
@@ -61,8 +62,10 @@ impl EmbeddedProducer {
         let prepared =
             Prepared::new((&self.id, self.epoch), transaction, who, |topic| shared.topic(topic), &mut self.encoder)?;
         let bytes = prepared.bytes();
+        let began = Instant::now();
         let clock = Arc::clone(&shared.clock);
         let offsets = shared.writer.run("committing to", move |connection| prepared.perform(connection, &*clock))?;
+        metrics::histogram!("clickmill_queue_commit_seconds").record(began.elapsed());
         shared.unwritten_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.handle.upkeep.look();
         shared.wake_if(|member| member.topics.iter().any(|topic| offsets.iter().any(|(to, _)| *to.topic == **topic)));

@@ -4,6 +4,7 @@ use clickmill_model::{Offset, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
 
+use super::TopicSize;
 use super::writer::Stop;
 use crate::check;
 use crate::types::{OffsetRange, QueueError, Result, Retention, TopicPartition, TopicSpec};
@@ -87,6 +88,17 @@ pub(super) fn load(connection: &Connection, name: &str) -> Result<Option<Topic>,
 /// The names of all topics.
 pub(super) fn names(connection: &Connection) -> Result<Vec<String>, rusqlite::Error> {
     connection.prepare_cached("SELECT name FROM topics ORDER BY name")?.query_map((), |row| row.get(0))?.collect()
+}
+
+/// What each topic holds, by name.
+pub(super) fn sizes(connection: &Connection) -> Result<Vec<TopicSize>, rusqlite::Error> {
+    let mut statement =
+        connection.prepare_cached("SELECT topic, sum(records), sum(bytes) FROM logs GROUP BY topic ORDER BY topic")?;
+    let sizes = statement.query_map((), |row| {
+        let count = |column| row.get::<_, i64>(column).map(|n| n.max(0).cast_unsigned());
+        Ok(TopicSize { topic: row.get(0)?, records: count(1)?, bytes: count(2)? })
+    })?;
+    sizes.collect()
 }
 
 fn retention_json(retention: &Retention) -> String {

@@ -42,7 +42,7 @@ impl State {
         let state = self.group(group);
         let member = member.unwrap_or_else(|| {
             state.joined += 1;
-            format!("{group}-{}", state.joined)
+            format!("{group}-{:06}", state.joined)
         });
         state.members.insert(member.clone(), Member { topics: topics.to_vec(), leaving: false });
         self.rebalance(group);
