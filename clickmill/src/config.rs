@@ -167,7 +167,9 @@ impl Config {
             let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
             figment = figment.merge(Toml::string(&text));
         }
-        figment = figment.merge(Env::prefixed("CLICKMILL_").split("__"));
+        // `CLICKMILL_TEST_…` steers the tests, which start this program too.
+        let environment = Env::prefixed("CLICKMILL_").filter(|key| !key.starts_with("test_")).split("__");
+        figment = figment.merge(environment);
         let mut config: Self = figment.extract().map_err(|error| explain(&error, &file))?;
         if let Some(dir) = &common.data_dir {
             config.data_dir.clone_from(dir);

@@ -72,14 +72,14 @@ fn page() -> String {
     page
 }
 
-/// `CLICKMILL_WRITE_DOCS=1 cargo test -p clickmill` writes the page anew.
+/// `CLICKMILL_TEST_WRITE_DOCS=1 cargo test -p clickmill` writes the page anew.
 #[test]
 fn the_configuration_reference_is_made_from_the_code() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
-    if std::env::var_os("CLICKMILL_WRITE_DOCS").is_some() {
+    if std::env::var_os("CLICKMILL_TEST_WRITE_DOCS").is_some() {
         std::fs::write(file, page()).unwrap();
     }
-    assert_eq!(std::fs::read_to_string(file).unwrap(), page(), "write it anew with CLICKMILL_WRITE_DOCS=1");
+    assert_eq!(std::fs::read_to_string(file).unwrap(), page(), "write it anew with CLICKMILL_TEST_WRITE_DOCS=1");
 }
 
 #[test]
