@@ -206,7 +206,8 @@ impl Files {
     fn original(&self, listed: &Listed, look: Look, head: Head<'_>, is_gzip: bool) -> Option<FileId> {
         let copy = name(&listed.path);
         // A copy is no longer than its original was when it was made.
-        let fits = |file: &Followed| is_gzip || !file.listed || look.size_bytes <= file.look.size_bytes;
+        let size = if is_gzip { head.bytes.len() as u64 } else { look.size_bytes };
+        let fits = |file: &Followed| !file.listed || size <= file.look.size_bytes;
         let is_copy = |id: &FileId| {
             let file = self.followed.get(id)?;
             let has_content = file.row.head.len > 0 && !file.row.gzip && head.has(file.row.head);
@@ -252,7 +253,8 @@ impl Files {
         let is_gzip = content.as_ref().map_or(row.gzip, Content::is_gzip);
         let is_read =
             look.size_bytes == row.used_bytes && is_gzip == row.gzip && row.offset > 0 && look.place == row.place;
-        row.renamed |= was_elsewhere;
+        // Of a beginning that is short and was not read the place may mean nothing.
+        row.renamed |= was_elsewhere && (row.offset > 0 || row.head.is_full());
         row.place = look.place;
         row.path.clone_from(&listed.path);
         row.gzip = is_gzip;

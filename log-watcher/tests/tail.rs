@@ -517,3 +517,17 @@ fn the_hole_that_copy_truncate_leaves_is_no_part_of_the_first_line() {
     world.pass(1);
     assert_eq!(world.texts(), numbered(0..200_020));
 }
+
+#[test]
+fn a_rotated_file_that_begins_like_the_short_new_one_is_no_copy_of_it() {
+    for compressed in [false, true] {
+        let mut world = World::new();
+        let rotated = "# clicks\n".to_owned() + &text(0..5);
+        let (name, bytes) =
+            if compressed { ("a.log.1.gz", gzip(rotated.as_bytes())) } else { ("a.log.1", rotated.into()) };
+        fs::write(world.path(name), bytes).unwrap();
+        world.append("a.log", "# clicks\n");
+        world.pass(1);
+        assert_eq!(world.texts().len(), 7, "{name}");
+    }
+}

@@ -68,7 +68,7 @@ fn what_the_test_deletes_is_missed() {
     let mut consumer = queue.consumer("g", &["a"]).unwrap();
     assert_eq!(consumer.poll(Duration::ZERO, 1).unwrap(), Poll::Assigned(vec![(a.clone(), None)]));
     let who = consumer.identity();
-    assert_eq!(queue.members("g"), [who.member.clone()]);
+    assert_eq!(queue.members("g"), std::slice::from_ref(&who.member));
     assert_eq!(queue.owner("g", &a), Some(who.member));
     let inputs = vec![input(&a, Offset(2))];
     producer.commit(&Transaction { inputs, ..Transaction::default() }, Some(&*consumer)).unwrap();
