@@ -6,8 +6,8 @@
 
 use std::hint::black_box;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clickmill_db_writer::raw::{Files, RawConfig, RawWriter, parts, read};
@@ -75,15 +75,16 @@ fn records() -> Vec<Fetched> {
     records
 }
 
-/// A queue that hands out the same records again and again.
+/// A queue that hands out its records once.
 struct Canned {
-    records: Arc<Vec<Fetched>>,
+    records: Mutex<Vec<Vec<Fetched>>>,
+    end: Offset,
 }
 
 struct CannedConsumer {
-    records: Arc<Vec<Fetched>>,
-    next: AtomicUsize,
-    assigned: AtomicBool,
+    records: std::vec::IntoIter<Vec<Fetched>>,
+    end: Offset,
+    assigned: bool,
 }
 
 struct CannedProducer;
@@ -104,12 +105,12 @@ impl Queue for Canned {
     }
 
     fn consumer(&self, _: &str, _: &[&str]) -> Result<Box<dyn Consumer>, QueueError> {
-        let records = Arc::clone(&self.records);
-        Ok(Box::new(CannedConsumer { records, next: AtomicUsize::new(0), assigned: AtomicBool::new(false) }))
+        let records = std::mem::take(&mut *self.records.lock().unwrap()).into_iter();
+        Ok(Box::new(CannedConsumer { records, end: self.end, assigned: false }))
     }
 
     fn range(&self, _: &TopicPartition) -> Result<OffsetRange, QueueError> {
-        Ok(OffsetRange { start: Offset(0), end: Offset(self.records.len() as u64) })
+        Ok(OffsetRange { start: Offset(0), end: self.end })
     }
 
     fn committed(&self, _: &str, _: &str) -> Result<Vec<(Partition, Committed)>, QueueError> {
@@ -124,16 +125,13 @@ impl Queue for Canned {
 impl Consumer for CannedConsumer {
     fn poll(&mut self, _: Duration, _: usize) -> Result<Poll, QueueError> {
         let from = TopicPartition::new(TOPIC, 0);
-        if !self.assigned.swap(true, Ordering::Relaxed) {
+        if !std::mem::replace(&mut self.assigned, true) {
             return Ok(Poll::Assigned(vec![(from, None)]));
         }
-        let at = self.next.load(Ordering::Relaxed);
-        let records: Vec<Fetched> = self.records.iter().skip(at).take(40).cloned().collect();
-        if records.is_empty() {
-            return Ok(Poll::Idle { at_end: vec![from] });
+        match self.records.next() {
+            None => Ok(Poll::Idle { at_end: vec![from] }),
+            Some(records) => Ok(Poll::Records { from, records, end: self.end }),
         }
-        self.next.store(at + records.len(), Ordering::Relaxed);
-        Ok(Poll::Records { from, records, end: Offset(self.records.len() as u64) })
     }
 
     fn seek(&mut self, _: &TopicPartition, _: Offset) -> Result<(), QueueError> {
@@ -159,21 +157,24 @@ impl Producer for CannedProducer {
     }
 }
 
-fn write(records: &Arc<Vec<Fetched>>, dir: &Path) -> Files {
+fn write(queue: Canned, now: Timestamp, dir: &Path) -> Files {
     let files = Arc::new(Files::local(dir).unwrap());
     let config = RawConfig { flush: Arc::new(AtomicBool::new(true)), ..RawConfig::default() };
-    let queue = Arc::new(Canned { records: Arc::clone(records) });
-    let mut writer = RawWriter::start(queue, Arc::clone(&files), config).unwrap();
-    let now = records.last().unwrap().arrival;
+    let mut writer = RawWriter::start(Arc::new(queue), Arc::clone(&files), config).unwrap();
     while writer.step(now, Duration::ZERO).unwrap() == Progress::Worked {}
     Box::new(writer).stop().unwrap();
     Arc::into_inner(files).unwrap()
 }
 
 fn raw(criterion: &mut Criterion) {
-    let records = Arc::new(records());
+    let records = records();
+    let now = records.last().unwrap().arrival;
+    let queue = || Canned {
+        records: Mutex::new(records.chunks(40).map(<[Fetched]>::to_vec).collect()),
+        end: Offset(records.len() as u64),
+    };
     let dir = tempfile::tempdir().unwrap();
-    let files = write(&records, dir.path());
+    let files = write(queue(), now, dir.path());
     let size: u64 = files.list("raw").unwrap().iter().map(|file| file.size_bytes).sum();
     println!("{:.2} bytes a click", size as f64 / LINES as f64);
     if let Some(copy) = std::env::var_os("CLICKMILL_KEEP") {
@@ -187,9 +188,9 @@ fn raw(criterion: &mut Criterion) {
         bench.iter_custom(|times| {
             let mut spent = Duration::ZERO;
             for _ in 0..times {
-                let dir = tempfile::tempdir().unwrap();
+                let (queue, dir) = (queue(), tempfile::tempdir().unwrap());
                 let began = cpu();
-                write(&records, dir.path());
+                write(queue, now, dir.path());
                 spent += cpu() - began;
             }
             spent

@@ -27,9 +27,10 @@ pub(super) struct Place<'a> {
     pub(super) source: Option<&'a str>,
 }
 
-/// A [`Place`] as [`Batch::place`] found it.
+/// A [`Place`] as it goes into the columns, for the rows from `first` on.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Placed {
+struct Placed {
+    first: usize,
     topic: Word,
     partition: i32,
     offset: i64,
@@ -61,6 +62,7 @@ pub(super) struct Line<'a> {
 pub(super) struct Batch {
     rows: usize,
     bytes: usize,
+    place: Option<Placed>,
     topic: Words,
     partition: Numbers<Int32Type>,
     offset: Numbers<Int64Type>,
@@ -81,19 +83,34 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Begins with the lines of a record: what it has in common is looked up once. What was found before is no longer valid.
-    pub(super) fn place(&mut self, place: &Place<'_>) -> Placed {
+    /// Begins with the lines of a record: what they have in common is looked up once, and filled in when they are complete.
+    pub(super) fn place(&mut self, place: &Place<'_>) {
+        self.complete_place();
         if self.rows == 0 {
             for words in [&mut self.topic, &mut self.source, &mut self.file] {
                 words.trim();
             }
         }
-        Placed {
+        self.place = Some(Placed {
+            first: self.rows,
             topic: self.topic.word(place.topic),
             partition: place.partition.0.cast_signed(),
             offset: place.offset.0.cast_signed(),
             arrival: place.arrival.as_micros(),
             source: place.source.map(|source| self.source.word(source)),
+        });
+    }
+
+    fn complete_place(&mut self) {
+        let Some(place) = &mut self.place else { return };
+        let rows = place.first..self.rows;
+        place.first = self.rows;
+        self.topic.set_all(rows.clone(), place.topic);
+        self.partition.set_all(rows.clone(), place.partition);
+        self.offset.set_all(rows.clone(), place.offset);
+        self.arrival.set_all(rows.clone(), place.arrival);
+        if let Some(source) = place.source {
+            self.source.set_all(rows, source);
         }
     }
 
@@ -102,20 +119,13 @@ impl Batch {
         FileName(self.file.word(name))
     }
 
-    /// Adds a row.
+    /// Adds a line of the record that was begun last.
     #[inline]
-    pub(super) fn push(&mut self, place: &Placed, line: &Line<'_>) {
+    pub(super) fn push(&mut self, line: &Line<'_>) {
         let row = self.rows;
         self.rows += 1;
         self.bytes += line.bytes.len();
-        self.topic.set(row, place.topic);
-        self.partition.set(row, place.partition);
-        self.offset.set(row, place.offset);
         self.line_number.set(row, line.number.cast_signed());
-        self.arrival.set(row, place.arrival);
-        if let Some(source) = place.source {
-            self.source.set(row, source);
-        }
         if let Some((file, at)) = line.origin {
             self.file.set(row, file.0);
             self.byte_offset.set(row, at.cast_signed());
@@ -156,8 +166,12 @@ impl Batch {
         self.bytes + self.rows * 80
     }
 
-    /// The rows so far. The batch is empty afterwards; what [`Batch::place`] and [`Batch::file`] found stays valid.
+    /// The rows so far. The batch is empty afterwards; more lines of the record may follow.
     pub(super) fn take(&mut self) -> Result<RecordBatch> {
+        self.complete_place();
+        if let Some(place) = &mut self.place {
+            place.first = 0;
+        }
         let rows = std::mem::take(&mut self.rows);
         self.bytes = 0;
         let arrival = self.arrival.take(rows).with_timezone("UTC");

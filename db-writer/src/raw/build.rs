@@ -7,7 +7,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::errors::ParquetError;
 
-use super::batch::{Batch, FileName, Line, Place, Placed};
+use super::batch::{Batch, FileName, Line, Place};
 use super::files::{Files, FilesError, Published, Sink};
 use super::schema::{IN_MEMORY, in_file, properties};
 use super::span::FileSpan;
@@ -51,8 +51,8 @@ impl FileBuilder {
     }
 
     /// Begins with the lines of a record.
-    pub(super) fn place(&mut self, place: &Place<'_>) -> Placed {
-        self.batch.place(place)
+    pub(super) fn place(&mut self, place: &Place<'_>) {
+        self.batch.place(place);
     }
 
     /// Looks up a file that lines of the record come from.
@@ -62,8 +62,8 @@ impl FileBuilder {
 
     /// Adds a line of the record that was begun last.
     #[inline]
-    pub(super) fn push(&mut self, place: &Placed, line: &Line<'_>) -> Result<(), FilesError> {
-        self.batch.push(place, line);
+    pub(super) fn push(&mut self, line: &Line<'_>) -> Result<(), FilesError> {
+        self.batch.push(line);
         self.span.rows += 1;
         if line.reason.is_some() {
             self.span.rejected += 1;

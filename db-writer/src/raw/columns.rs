@@ -1,6 +1,7 @@
 //! Columns that are being filled, without an allocation a value. A row that gets no value is null; it costs nothing until the next value or the end of the batch.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::builder::NullBufferBuilder;
@@ -9,7 +10,7 @@ use arrow_array::{ArrayRef, BinaryArray, DictionaryArray, PrimitiveArray, String
 use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use parquet::errors::Result;
 
-/// Which rows have a value.
+/// Which rows have a value: told of runs only, so that a column without nulls costs nothing.
 #[derive(Debug)]
 struct Presence(NullBufferBuilder);
 
@@ -20,14 +21,11 @@ impl Default for Presence {
 }
 
 impl Presence {
-    /// Makes the rows up to `row` null that have no value. Returns how many these are.
-    #[inline]
-    fn pad(&mut self, row: usize) -> usize {
-        let missing = row - self.0.len().min(row);
-        if missing > 0 {
-            self.0.append_n_nulls(missing);
-        }
-        missing
+    /// Notes that the rows up to `filled` have a value where nothing was said of them, and those from there to `row` have none.
+    fn pad(&mut self, filled: usize, row: usize) {
+        let known = self.0.len();
+        self.0.append_n_non_nulls(filled - known.min(filled));
+        self.0.append_n_nulls(row - filled.min(row));
     }
 }
 
@@ -45,18 +43,27 @@ impl<T: ArrowPrimitiveType> Default for Numbers<T> {
 }
 
 impl<T: ArrowPrimitiveType> Numbers<T> {
+    #[cold]
     fn pad(&mut self, row: usize) {
-        if self.presence.pad(row) > 0 {
-            self.values.resize(row, T::Native::default());
-        }
+        self.presence.pad(self.values.len(), row);
+        self.values.resize(row, T::Native::default());
     }
 
     /// Sets the value of a row behind all others that have one.
     #[inline]
     pub(super) fn set(&mut self, row: usize, value: T::Native) {
-        self.pad(row);
-        self.presence.0.append_non_null();
+        if self.values.len() != row {
+            self.pad(row);
+        }
         self.values.push(value);
+    }
+
+    /// Sets the values of rows behind all others that have one.
+    pub(super) fn set_all(&mut self, rows: Range<usize>, value: T::Native) {
+        if self.values.len() != rows.start {
+            self.pad(rows.start);
+        }
+        self.values.resize(rows.end, value);
     }
 
     /// The column, of this many rows. It is empty afterwards.
@@ -68,43 +75,38 @@ impl<T: ArrowPrimitiveType> Numbers<T> {
 }
 
 /// A column of texts, or of bytes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Texts {
     bytes: Vec<u8>,
-    offsets: Vec<i32>,
+    /// Where each value ends.
+    ends: Vec<i32>,
     presence: Presence,
 }
 
-impl Default for Texts {
-    fn default() -> Self {
-        Self { bytes: Vec::new(), offsets: vec![0], presence: Presence::default() }
-    }
-}
-
 impl Texts {
+    #[cold]
     fn pad(&mut self, row: usize) {
-        if self.presence.pad(row) > 0 {
-            self.offsets.resize(row + 1, self.bytes.len() as i32);
-        }
+        self.presence.pad(self.ends.len(), row);
+        self.ends.resize(row, self.bytes.len() as i32);
     }
 
     /// Sets the value of a row behind all others that have one.
     #[inline]
     pub(super) fn set(&mut self, row: usize, value: &[u8]) {
-        self.pad(row);
-        self.presence.0.append_non_null();
+        if self.ends.len() != row {
+            self.pad(row);
+        }
         self.bytes.extend_from_slice(value);
-        self.offsets.push(self.bytes.len() as i32);
+        self.ends.push(self.bytes.len() as i32);
     }
 
     /// The column, of this many rows. It is empty afterwards.
     pub(super) fn take(&mut self, rows: usize) -> Result<ArrayRef> {
         self.pad(rows);
-        let bytes = Vec::with_capacity(self.bytes.len());
-        let mut offsets = Vec::with_capacity(rows + 1);
-        offsets.push(0);
-        let bytes = Buffer::from_vec(std::mem::replace(&mut self.bytes, bytes));
-        let offsets = OffsetBuffer::new(ScalarBuffer::from(std::mem::replace(&mut self.offsets, offsets)));
+        let next = Vec::with_capacity(self.bytes.len());
+        let bytes = Buffer::from_vec(std::mem::replace(&mut self.bytes, next));
+        let offsets: Vec<i32> = std::iter::once(0).chain(self.ends.drain(..)).collect();
+        let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
         Ok(Arc::new(BinaryArray::try_new(offsets, bytes, self.presence.0.finish())?))
     }
 }
@@ -141,6 +143,11 @@ impl Words {
     #[inline]
     pub(super) fn set(&mut self, row: usize, word: Word) {
         self.keys.set(row, word.0);
+    }
+
+    /// Sets the values of rows behind all others that have one.
+    pub(super) fn set_all(&mut self, rows: Range<usize>, word: Word) {
+        self.keys.set_all(rows, word.0);
     }
 
     /// The column, of this many rows. It is empty afterwards; the words keep their numbers.

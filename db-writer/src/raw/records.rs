@@ -117,7 +117,7 @@ fn append_raw(
         arrival: fetched.arrival,
         source: header.as_ref().map(|header| &*header.source.0),
     };
-    let place = file.place(&place);
+    file.place(&place);
     let runs = header.as_ref().map(|header| header.origin.runs.as_slice()).unwrap_or_default();
     let names: Vec<_> = runs.iter().map(|(name, _)| file.file(name)).collect();
     let mut origins = names.iter().zip(runs).flat_map(|(name, (_, offsets))| offsets.iter().map(|at| (*name, *at)));
@@ -129,7 +129,7 @@ fn append_raw(
             Ok(click) => (Some(click), None),
             Err(reason) => (None, Some(reason)),
         };
-        file.push(&place, &Line { number, origin: origins.next(), bytes, click, reason })?;
+        file.push(&Line { number, origin: origins.next(), bytes, click, reason })?;
         number += 1;
     }
     Ok(number.into())
@@ -148,10 +148,10 @@ fn append_late(
         arrival: line.arrival,
         source: line.origin.as_ref().map(|(source, _, _)| &*source.0),
     };
-    let place = file.place(&place);
+    file.place(&place);
     let origin = line.origin.as_ref().map(|(_, name, at)| (file.file(name), *at));
     let click = parser.parse(&line.line);
     let reason = line.reason.or(click.as_ref().err().copied());
-    file.push(&place, &Line { number: line.line_number, origin, bytes: &line.line, click: click.ok(), reason })?;
+    file.push(&Line { number: line.line_number, origin, bytes: &line.line, click: click.ok(), reason })?;
     Ok(())
 }
