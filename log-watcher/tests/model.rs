@@ -270,3 +270,40 @@ proptest! {
 fn cases() -> u32 {
     std::env::var("CLICKMILL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(100)
 }
+
+/// What the model found once, each for a reason of its own.
+#[test]
+fn schedules_that_once_failed() {
+    use Action::{Append, CopyBack, CopyTruncate, DeleteRead, Gzip, Kill, Pass, Rename, Steps};
+    let append = |log, lines, half| Append { log, lines, half };
+    let (gzip_slowly, gzip_at_once) = (|log| Gzip { log, slow: true }, |log| Gzip { log, slow: false });
+    for actions in [
+        // The copy has grown before it is seen.
+        vec![append(0, 1, false), Steps(1), CopyBack { log: 0 }, append(0, 0, true), append(0, 0, false)],
+        // An empty file gets the inode of one that is copied back.
+        vec![
+            append(2, 0, false),
+            append(0, 1, false),
+            Steps(1),
+            Kill,
+            DeleteRead { log: 2 },
+            CopyBack { log: 0 },
+            append(1, 0, false),
+        ],
+        // Half a compressed file.
+        vec![append(0, 0, true), Rename { log: 0 }, Pass(5), gzip_slowly(0)],
+        // A half line goes and comes back.
+        vec![Pass(5), append(2, 0, true), Steps(1), CopyBack { log: 2 }],
+        vec![append(0, 1, false), DeleteRead { log: 1 }, append(0, 0, true), CopyBack { log: 0 }],
+        // Copied, truncated, written and renamed between two looks.
+        vec![append(0, 1, false), CopyTruncate { log: 0 }, append(0, 1, false), Rename { log: 0 }],
+        // The compressed copy gets the inode of its original.
+        vec![append(1, 54, false), Steps(1), CopyBack { log: 1 }, Rename { log: 1 }, Kill, gzip_slowly(1)],
+        // Another file's half line, at the inode of one.
+        vec![append(1, 0, true), CopyBack { log: 1 }, append(0, 0, true), Kill, append(1, 0, false)],
+        // A rotated file that begins as the new one does.
+        vec![append(1, 15, false), Rename { log: 1 }, gzip_at_once(1), append(1, 0, true)],
+    ] {
+        run(&actions);
+    }
+}
