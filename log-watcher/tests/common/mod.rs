@@ -51,12 +51,16 @@ pub fn wall() -> Timestamp {
 pub fn queue(partitions: u32, max_backlog_bytes: u64) -> (MemoryQueue, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::new(wall()));
     let queue = MemoryQueue::new(clock.clone());
+    queue.create_topics(&topics(partitions, max_backlog_bytes)).unwrap();
+    (queue, clock)
+}
+
+pub fn topics(partitions: u32, max_backlog_bytes: u64) -> [TopicSpec; 2] {
     let retention = Retention::Consumed { by: vec!["mapper".into()], at_least_bytes: 0 };
     let clicks = TopicSpec { name: TOPIC.into(), partitions, retention, max_backlog_bytes };
     let positions =
         TopicSpec { name: LOG_POSITIONS.into(), partitions: 1, retention: Retention::Compacted, max_backlog_bytes: 0 };
-    queue.create_topics(&[clicks, positions]).unwrap();
-    (queue, clock)
+    [clicks, positions]
 }
 
 pub fn config(patterns: Vec<String>, partitions: u32) -> Config {
@@ -206,7 +210,7 @@ pub fn gzip(content: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-pub fn said(queue: &MemoryQueue, partitions: u32) -> Vec<Said> {
+pub fn said(queue: &dyn Queue, partitions: u32) -> Vec<Said> {
     let mut all = Vec::new();
     for partition in 0..partitions {
         let of = TopicPartition::new(TOPIC, partition);
@@ -227,7 +231,7 @@ pub fn said(queue: &MemoryQueue, partitions: u32) -> Vec<Said> {
     all
 }
 
-pub fn lines(queue: &MemoryQueue, partitions: u32) -> Vec<Line> {
+pub fn lines(queue: &dyn Queue, partitions: u32) -> Vec<Line> {
     let mut all = Vec::new();
     for partition in 0..partitions {
         let of = TopicPartition::new(TOPIC, partition);
