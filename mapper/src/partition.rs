@@ -86,6 +86,8 @@ pub struct PartitionMapper {
     highest_counted: Option<Minute>,
     expected_identities: usize,
     books: Books,
+    /// The first record that was read or read again: who was heard since is known.
+    began: Offset,
     /// What was committed last.
     from: Offset,
     /// The next record's.
@@ -121,6 +123,7 @@ impl PartitionMapper {
             highest_counted: None,
             expected_identities: 0,
             books: Books::default(),
+            began: from,
             from,
             to: from,
             told: Watermark::NONE,
@@ -159,6 +162,7 @@ impl PartitionMapper {
             let (definition, from) = next?;
             mapper.put_in_force(definition, from);
         }
+        mapper.began = checkpoint.replay_from.min(offset);
         mapper.watermark = checkpoint.watermark;
         mapper.told = checkpoint.watermark;
         mapper.told_live = checkpoint.has_live_source;
@@ -492,6 +496,10 @@ impl PartitionMapper {
     }
 
     fn replay_from(&self) -> Offset {
+        if self.watermark == Watermark::NONE && !self.required.is_empty() {
+            // Until all that are awaited were heard, a restart must know again who was, also those that fell silent since.
+            return self.began;
+        }
         let oldest_line = self.open.iter().map(|open| open.first).min();
         let oldest_source = self.sources.replay_from(&self.time);
         oldest_line.into_iter().chain(oldest_source).fold(self.to, Offset::min)

@@ -282,6 +282,22 @@ fn the_sources_that_were_named_are_waited_for_at_the_start() {
 }
 
 #[test]
+fn a_source_that_was_heard_is_not_awaited_again_after_a_restart() {
+    let mut bench = Bench::new();
+    let definition = Definition { sources: ["w1".into(), "w2".into()].into(), ..bench.definitions[0].clone() };
+    bench.definitions = vec![definition.clone()];
+    bench.mapper = PartitionMapper::new(raw(), &definition, Offset(0));
+    bench.record(0, Some(("w1", mark(-30))), &[]);
+    for second in 1..300 {
+        bench.record(second, Some(("w3", mark(second - 30))), &[]);
+    }
+    bench.restart();
+    bench.record(300, Some(("w2", mark(270))), &[]);
+    bench.record(301, Some(("w3", mark(271))), &[]);
+    assert_eq!(bench.watermark(), Watermark::at(at(270)), "w1 was heard, and has been silent for long");
+}
+
+#[test]
 fn a_definition_holds_from_the_first_untouched_minute() {
     let mut bench = Bench::new();
     bench.record(10, Some(("w", mark(-30))), &[line("a", 1, "u"), line("a", 61, "u")]);
