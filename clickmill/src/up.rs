@@ -210,7 +210,10 @@ fn run_drain(parts: &Parts, stop: &AtomicBool) -> anyhow::Result<()> {
     match drained? {
         Drained::All => {
             println!("{}", before.summary(parts, &live)?);
-            Ok(())
+            match live.get().files_unreadable {
+                0 => Ok(()),
+                files => bail!("{files} files could not be read: the log names them; what they hold is not counted"),
+            }
         }
         Drained::Stopped => bail!("stopped before everything was drained; run it again to go on"),
     }
