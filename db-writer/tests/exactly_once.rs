@@ -364,7 +364,9 @@ enum Action {
     Age,
     Restart(usize),
     Expire,
-    Deafen(usize, bool),
+    /// It hears nothing any more, and its partition goes to the other.
+    Stop(usize),
+    Wake(usize),
     Fault(u8),
 }
 
@@ -376,7 +378,8 @@ fn action() -> impl Strategy<Value = Action> {
         2 => Just(Action::Age),
         1 => (0_usize..2).prop_map(Action::Restart),
         1 => Just(Action::Expire),
-        2 => (0_usize..2, any::<bool>()).prop_map(|(who, deaf)| Action::Deafen(who, deaf)),
+        3 => (0_usize..2).prop_map(Action::Stop),
+        1 => (0_usize..2).prop_map(Action::Wake),
         1 => (0_u8..3).prop_map(Action::Fault),
     ]
 }
@@ -404,12 +407,14 @@ proptest! {
                 Action::Step(who) => {
                     let (writer, _) = writers.entry(who).or_insert_with(|| {
                         let deaf = Deaf::new(&rig.queue);
-                        let config = RawConfig { rolling: rolling_at(5), ..rig.config(&who.to_string()) };
+                        let rolling = rolling_at(5 + 6 * who as u64);
+                        let config = RawConfig { rolling, ..rig.config(&who.to_string()) };
                         (Box::new(rig.writer_of(Arc::new(deaf.clone()), config)), deaf)
                     });
                     fault.into_iter().for_each(|fault| rig.queue.fail_next_commit(fault));
-                    match writer.step(rig.now(), Duration::ZERO) {
-                        Ok(_) => {}
+                    // Joining, being given the partition, reading, writing.
+                    match (0..4).try_for_each(|_| writer.step(rig.now(), Duration::ZERO).map(drop)) {
+                        Ok(()) => {}
                         Err(StageError::Broken(why)) => panic!("{why}"),
                         Err(_) => {
                             writers.remove(&who);
@@ -421,9 +426,15 @@ proptest! {
                 Action::Age => rig.clock.advance(Duration::from_secs(301)),
                 Action::Restart(who) => drop(writers.remove(&who)),
                 Action::Expire => expire_all(&rig),
-                Action::Deafen(who, deaf) => {
+                Action::Stop(who) => {
                     if let Some((_, hears)) = writers.get(&who) {
-                        hears.deaf.store(deaf, Ordering::SeqCst);
+                        hears.deaf.store(true, Ordering::SeqCst);
+                        expire_all(&rig);
+                    }
+                }
+                Action::Wake(who) => {
+                    if let Some((_, hears)) = writers.get(&who) {
+                        hears.deaf.store(false, Ordering::SeqCst);
                     }
                 }
                 Action::Fault(0) => fault = Some(CommitFault::NotApplied),

@@ -12,31 +12,42 @@ use super::files::{Files, FilesError, Published, Sink};
 use super::schema::{IN_MEMORY, in_file, properties};
 use super::span::FileSpan;
 
+/// What became of a complete file.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) published: Published,
+    pub(super) span: FileSpan,
+    pub(super) path: String,
+}
+
 /// A file under way.
 pub(super) struct FileBuilder {
     writer: ArrowWriter<Sink>,
     batch: Batch,
     span: FileSpan,
     path: String,
+    /// The path in errors.
+    shown: String,
 }
 
 impl FileBuilder {
     /// Begins the file of `folder` whose first line is in the record with this offset and arrival.
     pub(super) fn begin(
         files: &Files,
+        sink: Sink,
         folder: &str,
         from: RawPartition,
         first_offset: Offset,
         first_arrival: Timestamp,
     ) -> Result<Self, FilesError> {
         let path = FileSpan::path(folder, &from, first_offset, first_arrival);
-        let fault = |error| unwritable(&path, &error);
+        let shown = files.shown(&path);
+        let fault = |error| unwritable(&shown, &error);
         let options = ArrowWriterOptions::new()
             .with_properties(properties())
             .with_parquet_schema(in_file().map_err(fault)?)
             .with_skip_arrow_metadata(true);
-        let writer =
-            ArrowWriter::try_new_with_options(files.begin()?, Arc::clone(&IN_MEMORY), options).map_err(fault)?;
+        let writer = ArrowWriter::try_new_with_options(sink, Arc::clone(&IN_MEMORY), options).map_err(fault)?;
         let span = FileSpan {
             from,
             first_offset,
@@ -47,7 +58,7 @@ impl FileBuilder {
             rejected: 0,
             minutes: None,
         };
-        Ok(Self { writer, batch: Batch::default(), span, path })
+        Ok(Self { writer, batch: Batch::default(), span, path, shown })
     }
 
     /// Begins with the lines of a record.
@@ -84,8 +95,8 @@ impl FileBuilder {
     }
 
     fn encode(&mut self) -> Result<(), FilesError> {
-        let batch = self.batch.take().map_err(|error| unwritable(&self.path, &error))?;
-        self.writer.write(&batch).map_err(|error| unwritable(&self.path, &error))
+        let batch = self.batch.take().map_err(|error| unwritable(&self.shown, &error))?;
+        self.writer.write(&batch).map_err(|error| unwritable(&self.shown, &error))
     }
 
     /// What it holds so far.
@@ -106,16 +117,42 @@ impl FileBuilder {
     }
 
     /// Completes the file and gives it its name, unless another one has it.
-    pub(super) fn publish(mut self, files: &Files) -> Result<(Published, FileSpan, String), FilesError> {
+    pub(super) fn publish(mut self, files: &Files) -> Result<Outcome, FilesError> {
         self.encode()?;
         for pair in self.span.to_metadata() {
             self.writer.append_key_value_metadata(pair);
         }
-        let sink = self.writer.into_inner().map_err(|error| unwritable(&self.path, &error))?;
-        Ok((files.publish(sink, &self.path)?, self.span, self.path))
+        let sink = self.writer.into_inner().map_err(|error| unwritable(&self.shown, &error))?;
+        let published = files.publish(sink, &self.path)?;
+        Ok(Outcome { published, span: self.span, path: self.path })
     }
 }
 
 fn unwritable(path: &str, error: &ParquetError) -> FilesError {
     FilesError::Unavailable { what: "writing", path: path.to_owned(), why: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use clickmill_model::{Partition, RejectReason};
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_a_passing_fault_that_names_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::local(dir.path()).unwrap();
+        let from = RawPartition::new("ad-clicks", Partition(0));
+        let (offset, arrival) = (Offset(1), Timestamp::from_secs(1_609_459_200));
+        let place = Place { topic: "ad-clicks", partition: Partition(0), offset, arrival, source: None };
+        let line = Line { number: 0, origin: None, bytes: b"", click: None, reason: Some(RejectReason::Empty) };
+        let mut file = FileBuilder::begin(&files, Sink::on_full_disk(), "raw", from, offset, arrival).unwrap();
+        file.place(&place);
+        file.push(&line).unwrap();
+        let error = file.publish(&files).unwrap_err();
+        let expected = dir.path().canonicalize().unwrap().join("raw/date=2021-01-01/ad-clicks-0-");
+        let text = error.to_string();
+        assert!(matches!(error, FilesError::Unavailable { .. }), "{text}");
+        assert!(text.contains("No space left") && text.contains(expected.to_str().unwrap()), "{text}");
+    }
 }

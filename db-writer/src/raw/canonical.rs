@@ -171,6 +171,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn what_is_written_back_is_always_the_line(
             ad in "[a-z0-9 ,]{0,4}", space in " {0,2}", time in "2021-0[12]-(29|3[01])[ T]23:59:(59|60)(\\.[0-9]{0,7})?Z?",

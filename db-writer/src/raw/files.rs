@@ -158,10 +158,16 @@ impl Files {
         Ok(found)
     }
 
+    /// A file's path as people know it.
+    pub(super) fn shown(&self, path: &str) -> String {
+        self.local.as_ref().map_or_else(|| path.to_owned(), |root| root.join(path).display().to_string())
+    }
+
     /// Opens a file to read it.
-    pub(crate) fn open(&self, path: &str) -> Result<Source, FilesError> {
+    pub(super) fn open(&self, path: &str) -> Result<Source, FilesError> {
         if let Some(root) = &self.local {
-            let file = File::open(root.join(path)).map_err(|error| unavailable("opening", path, &error))?;
+            let path = root.join(path);
+            let file = File::open(&path).map_err(|error| unavailable("opening", path.display(), &error))?;
             return Ok(Source::File(file));
         }
         let read = async { self.store.get(&StorePath::from(path)).await?.bytes().await };
@@ -238,7 +244,7 @@ impl Drop for Temporary {
 
 impl Sink {
     /// True where what is written takes memory until it is published.
-    pub(crate) fn is_in_memory(&self) -> bool {
+    pub(super) fn is_in_memory(&self) -> bool {
         matches!(self.0, Inner::Memory(_))
     }
 }
@@ -258,7 +264,7 @@ impl Write for Sink {
 
 /// An opened file.
 #[derive(Debug)]
-pub(crate) enum Source {
+pub(super) enum Source {
     /// On a local disk.
     File(File),
     /// Fetched from elsewhere.
@@ -289,5 +295,14 @@ impl ChunkReader for Source {
             Self::File(file) => file.get_bytes(start, length),
             Self::Memory(bytes) => bytes.get_bytes(start, length),
         }
+    }
+}
+
+#[cfg(test)]
+impl Sink {
+    /// A file on a disk that is full.
+    pub(super) fn on_full_disk() -> Self {
+        let file = File::options().write(true).open("/dev/full").unwrap();
+        Self(Inner::File { file, temporary: Temporary(PathBuf::from("/nowhere")) })
     }
 }

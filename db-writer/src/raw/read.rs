@@ -65,7 +65,7 @@ pub fn rows<B>(
     part: &Part,
     mut visit: impl FnMut(&Row<'_>) -> ControlFlow<B>,
 ) -> Result<Option<B>, FilesError> {
-    let damaged = |why: String| FilesError::Damaged { path: part.path.clone(), why };
+    let damaged = |why: String| FilesError::Damaged { path: files.shown(&part.path), why };
     let begins_late = part.read_from > part.span.first_offset;
     if begins_late && *part.span.from.topic == *LATE_CLICKS {
         // Its rows have the offsets of the raw records.
@@ -92,7 +92,7 @@ pub fn rows<B>(
 /// Reads all of a file and finds out whether it can be relied on.
 pub fn verify(files: &Files, path: &str) -> Result<FileSpan, FilesError> {
     let (span, reader) = open(files, path)?;
-    let damaged = |why: String| FilesError::Damaged { path: path.to_owned(), why };
+    let damaged = |why: String| FilesError::Damaged { path: files.shown(path), why };
     let mut scratch = Vec::new();
     let mut count = 0;
     for batch in reader {
@@ -110,7 +110,7 @@ pub fn verify(files: &Files, path: &str) -> Result<FileSpan, FilesError> {
 }
 
 fn open(files: &Files, path: &str) -> Result<(FileSpan, ParquetRecordBatchReader), FilesError> {
-    let damaged = |why: String| FilesError::Damaged { path: path.to_owned(), why };
+    let damaged = |why: String| FilesError::Damaged { path: files.shown(path), why };
     let source = files.open(path)?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(source).map_err(|error| damaged(error.to_string()))?;
     let span = FileSpan::of_metadata(builder.metadata()).map_err(damaged)?;

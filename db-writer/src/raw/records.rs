@@ -44,7 +44,8 @@ impl Lines {
         let open = |file: &mut Option<FileBuilder>| {
             if file.is_none() {
                 let raw = RawPartition { topic: from.topic.clone(), partition: from.partition };
-                *file = Some(FileBuilder::begin(files, self.folder(), raw, fetched.offset, fetched.arrival)?);
+                let sink = files.begin()?;
+                *file = Some(FileBuilder::begin(files, sink, self.folder(), raw, fetched.offset, fetched.arrival)?);
             }
             Ok::<_, StageError>(())
         };

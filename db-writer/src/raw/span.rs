@@ -76,7 +76,7 @@ impl FileSpan {
 
     /// Reads it from a file's footer.
     pub fn read(files: &Files, path: &str) -> Result<Self, FilesError> {
-        let damaged = |why: String| FilesError::Damaged { path: path.to_owned(), why };
+        let damaged = |why: String| FilesError::Damaged { path: files.shown(path), why };
         let source = files.open(path)?;
         let metadata = ParquetMetaDataReader::new()
             .with_page_index_policy(PageIndexPolicy::Skip)

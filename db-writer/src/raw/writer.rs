@@ -10,7 +10,7 @@ use clickmill_queue::{
     Committed, Consumer, Fetched, InputCommit, Poll, Producer, Progress, Queue, StageError, TopicPartition, Transaction,
 };
 
-use super::build::FileBuilder;
+use super::build::{FileBuilder, Outcome};
 use super::files::{Files, Published};
 use super::read;
 use super::records::Lines;
@@ -48,6 +48,9 @@ const POLL_BYTES: usize = 4 << 20;
 
 /// How long the offsets of records without lines (heartbeats) wait to be committed: there is one a second and partition.
 const HEARTBEATS_WAIT: Duration = Duration::from_secs(5);
+
+/// How often metrics are brought up to date.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 struct Input {
     /// The next record to read.
@@ -91,6 +94,7 @@ pub(crate) struct LinesWriter {
     consumer: Box<dyn Consumer>,
     parser: LineParser,
     inputs: BTreeMap<TopicPartition, Input>,
+    reported: Option<Timestamp>,
 }
 
 /// Where a file's lines are now.
@@ -112,8 +116,8 @@ impl LinesWriter {
     ) -> Result<Self, StageError> {
         let producer = queue.producer(&format!("{group}-{name}"))?;
         let consumer = queue.consumer(group, topics)?;
-        let (parser, inputs) = (LineParser::new(), BTreeMap::new());
-        Ok(Self { lines, queue, files, rolling, flush, group, producer, consumer, parser, inputs })
+        let (parser, inputs, reported) = (LineParser::new(), BTreeMap::new(), None);
+        Ok(Self { lines, queue, files, rolling, flush, group, producer, consumer, parser, inputs, reported })
     }
 
     fn assign(
@@ -228,7 +232,11 @@ impl LinesWriter {
         Ok(true)
     }
 
-    fn report(&self, now: Timestamp) {
+    fn report(&mut self, now: Timestamp) {
+        if self.reported.is_some_and(|at| now >= at && now.since(at) < REPORT_EVERY) {
+            return;
+        }
+        self.reported = Some(now);
         for (partition, input) in &self.inputs {
             let waits = input.file.as_ref().map_or(0.0, |file| now.since(file.span().first_arrival).as_secs_f64());
             metrics::gauge!(
@@ -261,9 +269,9 @@ impl LinesWriter {
                         input.at_end = true;
                     }
                 }
-                self.report(now);
             }
         }
+        self.report(now);
         worked |= self.settle(now, &revoked)?;
         for partition in revoked {
             self.inputs.remove(&partition);
@@ -293,7 +301,7 @@ fn settle_one(
     input.input_bytes = 0;
     let Some(file) = input.file.take() else { return Ok(settled) };
     let folder = lines.folder();
-    let (published, span, path) = file.publish(files)?;
+    let Outcome { published, span, path } = file.publish(files)?;
     match published {
         Published::Created => {
             metrics::counter!("clickmill_files_written_total", "folder" => folder).increment(1);
@@ -305,8 +313,10 @@ fn settle_one(
                 != (&span.from, span.first_offset, span.first_arrival)
             {
                 return Err(StageError::Broken(format!(
-                    "{path} begins with offset {} of {}, not as its name says: move it away",
-                    other.first_offset, other.from
+                    "{} begins with offset {} of {}, not as its name says: move it away",
+                    files.shown(&path),
+                    other.first_offset,
+                    other.from
                 )));
             }
             metrics::counter!("clickmill_files_adopted_total", "folder" => folder).increment(1);
