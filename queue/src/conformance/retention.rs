@@ -16,13 +16,35 @@ fn send_noise(producer: &mut dyn Producer, to: &TopicPartition, records: u64, by
     }
 }
 
+/// A partition whose records go as soon as whoever deletes comes by.
+struct Witness(TopicPartition);
+
+impl Witness {
+    /// Waits until everything that might be deleted now would be.
+    fn sees_deletions(&self, fixture: &dyn Fixture, queue: &dyn Queue) {
+        // Who deletes may have been on its way already; the second time it surely came by everything.
+        for _ in 0..2 {
+            let mut producer = queue.producer(&fixture.name("witness")).unwrap();
+            send(&mut *producer, &self.0, &["x"]).unwrap();
+            let mut reader = Reader::new(fixture, queue, "witness", &["witness"]);
+            reader.own(fixture, 1);
+            let end = queue.range(&self.0).unwrap().end;
+            reader.commit(&mut *producer, &self.0, end).unwrap();
+            wait(fixture, "the witness's records going", || queue.range(&self.0).unwrap().start == end);
+        }
+    }
+}
+
 /// Nothing goes while a group needs it; then it goes, and is never silently missed.
 pub fn what_every_group_passed_is_deleted(fixture: &dyn Fixture) {
     if !fixture.deletes_what_groups_passed() {
         return;
     }
     let queue = fixture.open();
-    queue.create_topics(&[consumed(fixture, "a", &["one", "two"])]).unwrap();
+    let witness = Witness(at(fixture, "witness", 0));
+    queue
+        .create_topics(&[consumed(fixture, "a", &["one", "two"]), consumed(fixture, "witness", &["witness"])])
+        .unwrap();
     let a = at(fixture, "a", 0);
     let mut producer = queue.producer(&fixture.name("p")).unwrap();
     send_noise(&mut *producer, &a, 20, 1000);
@@ -32,11 +54,13 @@ pub fn what_every_group_passed_is_deleted(fixture: &dyn Fixture) {
     two.read(fixture, 20);
     let offset = |n: usize| one.records[n].1.offset;
     one.commit(&mut *producer, &a, offset(15)).unwrap();
+    witness.sees_deletions(fixture, &*queue);
     assert_eq!(queue.range(&a).unwrap().start, offset(0), "the other group needs them all");
     // It commits further than it still needs.
     let behind = InputCommit { keep_from: offset(5), ..input(&a, offset(18), b"") };
     producer.commit(&Transaction { inputs: vec![behind], ..Transaction::default() }, Some(&*two.consumer)).unwrap();
     wait(fixture, "the records that nobody needs being deleted", || queue.range(&a).unwrap().start == offset(5));
+    witness.sees_deletions(fixture, &*queue);
     assert_eq!(read_all(&*queue, &a, offset(5)).len(), 15);
     assert_broken(queue.read(&a, offset(4), 1));
     assert_broken(two.consumer.seek(&a, offset(4)));

@@ -117,13 +117,12 @@ enum State {
 }
 
 fn check(conn: &Connection) -> Result<State> {
+    // The tables first: a writer that makes the store meanwhile commits them together with the two numbers.
+    let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", (), |row| row.get(0))?;
     let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);
-    if application == 0 && version == 0 {
-        let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", (), |row| row.get(0))?;
-        if tables == 0 {
-            return Ok(State::Empty);
-        }
+    if application == 0 && version == 0 && tables == 0 {
+        return Ok(State::Empty);
     }
     if application != APPLICATION {
         return Err(Fault::Broken("this is not a store of clickmill".to_owned()));
