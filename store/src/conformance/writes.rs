@@ -210,9 +210,11 @@ pub fn a_write_that_is_refused_leaves_nothing_behind(store: &Store) {
     store.write_closed(&good).unwrap_or_else(fail);
     let mut twice =
         ClosedWrite { counts: vec![(counts_of(at.next(), &[("a", 3), ("new", 4)]), None)], ..closed(0, at.plus(2)) };
+    // What comes before it in the write goes with it.
+    twice.counts.push((counts_of(at.plus(-9), &[("a", 100), ("new", 100)]), None));
     twice.counts.push((counts_of(at.next(), &[("a", 5)]), None));
     assert!(matches!(store.write_closed(&twice), Err(StoreError::Broken(_))));
-    let all = MinuteRange { from: at, to: at.plus(2) };
+    let all = MinuteRange { from: at.plus(-9), to: at.plus(2) };
     assert_eq!(store.counts(&["a", "new"], ALL, all).unwrap_or_else(fail), [1, 0]);
     assert_eq!(store.progress().unwrap_or_else(fail).counts_until(1), Some(at.next()));
     // An ad that was new in it gets its counts all the same.
