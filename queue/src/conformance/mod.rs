@@ -88,6 +88,7 @@ macro_rules! conformance_tests {
             topics_are_made_once
             what_is_not_there_is_an_error
             what_every_group_passed_is_deleted
+            a_reader_that_was_left_behind_is_told
             a_group_keeps_what_it_says
             the_newest_bytes_stay
             the_newest_record_of_each_key_stays

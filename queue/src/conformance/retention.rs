@@ -1,6 +1,7 @@
 //! How long records stay, and how much may wait.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::{
     Fixture, InputCommit, Offset, QueueError, Reader, Record, Retention, TopicSpec, Transaction, assert_broken, at,
@@ -74,6 +75,30 @@ pub fn what_every_group_passed_is_deleted(fixture: &dyn Fixture) {
     let first = producer
         .commit(&Transaction { records: vec![(a.clone(), Record::of(b"x".to_vec()))], ..Transaction::default() }, None);
     assert!(first.unwrap()[0].1 >= end);
+}
+
+/// Whose records were deleted under it must not go on with those that are left as though nothing was missing.
+pub fn a_reader_that_was_left_behind_is_told(fixture: &dyn Fixture) {
+    if !fixture.deletes_what_groups_passed() {
+        return;
+    }
+    let queue = fixture.open();
+    queue.create_topics(&[consumed(fixture, "a", &["one"])]).unwrap();
+    let a = at(fixture, "a", 0);
+    // Nobody waits for this group.
+    let mut other = Reader::new(fixture, &*queue, "other", &["a"]);
+    other.own(fixture, 1);
+    let mut producer = queue.producer(&fixture.name("p")).unwrap();
+    send(&mut *producer, &a, &["1", "2", "3"]).unwrap();
+    let mut one = Reader::new(fixture, &*queue, "one", &["a"]);
+    one.read(fixture, 3);
+    let second = one.records[1].1.offset;
+    one.commit(&mut *producer, &a, second).unwrap();
+    wait(fixture, "the first record going", || queue.range(&a).unwrap().start == second);
+    assert_broken(other.consumer.poll(Duration::ZERO, 1 << 20));
+    other.consumer.seek(&a, second).unwrap();
+    other.read(fixture, 2);
+    assert_eq!(other.texts(), ["2", "3"]);
 }
 
 /// A group that does not read a topic may keep its records.
