@@ -234,7 +234,7 @@ fn a_malformed_database_is_a_broken_promise() {
     assert!(error.contains("queue.db") || error.contains("a/0@"), "{error}");
 }
 
-/// The sizes are those of this queue; the shape of the test is: full, said so, nothing lost, and on again when there is room.
+/// Full, said so, nothing lost, and on again when there is room.
 #[test]
 fn a_full_file_refuses_and_goes_on_when_there_is_room() {
     let folder = tempfile::tempdir().unwrap();
@@ -381,7 +381,7 @@ fn sizes_are_those_of_what_is_stored() {
     assert_eq!(found, [("a", 2, 20), ("b", 1, 10)]);
 }
 
-/// What a newer group version does not change: a database that anybody can look into.
+/// A database that anybody can look into.
 #[test]
 fn sqlite_shows_the_messages() {
     let folder = tempfile::tempdir().unwrap();

@@ -7,10 +7,10 @@
 //! ```
 //!
 //! - **Commit**: a transaction is compressed outside of any lock, then performed by the one writing connection of the process; what several threads commit
-//!   at the same time shares one SQLite transaction and one sync ([`writer`]). It is on disk when [`crate::Producer::commit`] returns.
+//!   at the same time shares one SQLite transaction and one sync (`writer`). It is on disk when [`crate::Producer::commit`] returns.
 //! - **Read**: each consumer has its own connection, and reads from one snapshot. A commit of this process wakes it at once, one of another process
-//!   within about 10 ms ([`background`]).
-//! - **Groups**: rows say who has which partition and who shall have it ([`groups`]). The partitions of a process that ends are free at once, those
+//!   within about 10 ms (`background`).
+//! - **Groups**: rows say who has which partition and who shall have it (`groups`). The partitions of a process that ends are free at once, those
 //!   of one that hangs or is stopped after the session timeout, those of a consumer that is not used after the poll timeout.
 //! - **Damage**: every record carries a checksum; a damaged one is named. A file from a newer clickmill is refused.
 
