@@ -99,7 +99,7 @@ pub struct Aggregator {
     closing_at: Option<Offset>,
     /// The first block of `click-partials` behind the last closing.
     after_closing: Option<Offset>,
-    restoring: BTreeMap<Span, (ClosedMinute, Option<Timestamp>)>,
+    restoring: BTreeMap<Span, ClosedMinute>,
     numbers: Vec<u32>,
     hashes: Vec<u64>,
 }
@@ -157,15 +157,12 @@ impl Aggregator {
                 if *partition == self.partition && columns.span.kind != SpanKind::Day =>
             {
                 self.number(columns)?;
-                let (closed, _) = self.restoring.entry(columns.span).or_insert_with(|| {
-                    let closed = ClosedMinute {
-                        minute: columns.span.start,
-                        filters: columns.filters.clone(),
-                        entries: vec![Entries::default(); columns.filters.len()],
-                        oldest_arrival: *oldest_arrival,
-                        told_at: offset,
-                    };
-                    (closed, *oldest_arrival)
+                let closed = self.restoring.entry(columns.span).or_insert_with(|| ClosedMinute {
+                    minute: columns.span.start,
+                    filters: columns.filters.clone(),
+                    entries: vec![Entries::default(); columns.filters.len()],
+                    oldest_arrival: *oldest_arrival,
+                    told_at: offset,
                 });
                 for (entries, counts) in closed.entries.iter_mut().zip(&columns.counts) {
                     let mut rows: Vec<(u32, u64)> = self.numbers.iter().copied().zip(counts.iter().copied()).collect();
@@ -207,7 +204,7 @@ impl Aggregator {
         let day = Span::holding(SpanKind::Day, self.closed_until);
         let hour = Span::holding(SpanKind::Hour, self.closed_until);
         let kept_from = self.closed_until.plus(-self.windows.kept_minutes());
-        for (span, (closed, _)) in std::mem::take(&mut self.restoring) {
+        for (span, closed) in std::mem::take(&mut self.restoring) {
             match span.kind {
                 SpanKind::Minute if span.start >= kept_from => self.windows.restore(closed, self.closed_until),
                 SpanKind::Hour if span.start >= day.start && span.start < hour.start => {

@@ -4,12 +4,14 @@ use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use clickmill_api::{Limits, Sources};
+use clickmill_api::{ApiError, Limits, Sources};
+use tokio::net::TcpListener;
 
 use crate::Misused;
 use crate::config::Config;
@@ -95,39 +97,38 @@ impl Server {
             metrics,
             stages: Arc::clone(&parts.board),
         };
-        let runtime = Self::runtime()?;
-        let listen = parts.config.api.listen;
-        let listener = runtime
-            .block_on(tokio::net::TcpListener::bind(listen))
-            .with_context(|| format!("listening on {listen} (choose another address with --listen or api.listen)"))?;
-        let address = listener.local_addr()?;
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        runtime.spawn(async move {
-            let shutdown = async {
-                stopped.await.ok();
-            };
-            if let Err(error) = clickmill_api::serve(listener, Limits::default(), sources, shutdown).await {
-                tracing::error!(%error, "the HTTP server ended");
-            }
-        });
-        Ok(Self { address, runtime: Some(runtime), stop: Some(stop) })
+        Self::start(parts, |listener, stopped| clickmill_api::serve(listener, Limits::default(), sources, stopped))
     }
 
     pub(crate) fn ops(parts: &Parts) -> anyhow::Result<Self> {
         let metrics = clickmill_api::install_metrics()?;
+        let board = Arc::clone(&parts.board);
+        Self::start(parts, |listener, stopped| clickmill_api::serve_ops(listener, metrics, board, stopped))
+    }
+
+    /// Listens where the configuration says, and serves there in the background. `serve` gets what ends it.
+    fn start<S>(
+        parts: &Parts,
+        serve: impl FnOnce(TcpListener, Pin<Box<dyn Future<Output = ()> + Send>>) -> S,
+    ) -> anyhow::Result<Self>
+    where
+        S: Future<Output = Result<(), ApiError>> + Send + 'static,
+    {
         let runtime = Self::runtime()?;
         let listen = parts.config.api.listen;
         let listener = runtime
-            .block_on(tokio::net::TcpListener::bind(listen))
-            .with_context(|| format!("listening on {listen} (choose another address with --listen)"))?;
+            .block_on(TcpListener::bind(listen))
+            .with_context(|| format!("listening on {listen} (choose another address with --listen or api.listen)"))?;
         let address = listener.local_addr()?;
         let (stop, stopped) = tokio::sync::oneshot::channel();
-        let board = Arc::clone(&parts.board);
-        runtime.spawn(async move {
-            let shutdown = async {
+        let serving = serve(
+            listener,
+            Box::pin(async {
                 stopped.await.ok();
-            };
-            if let Err(error) = clickmill_api::serve_ops(listener, metrics, board, shutdown).await {
+            }),
+        );
+        runtime.spawn(async move {
+            if let Err(error) = serving.await {
                 tracing::error!(%error, "the HTTP server ended");
             }
         });

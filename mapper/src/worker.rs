@@ -194,9 +194,8 @@ impl MapperWorker {
         for (partition, input) in
             self.inputs.iter_mut().filter(|(_, input)| !input.replaying && input.mapper.has_news())
         {
-            let before = input.mapper.books().clone();
+            debug_assert!(input.mapper.books().balance());
             let Mapped { blocks, late, rejected, offset, checkpoint } = input.mapper.take(&mut self.combiner);
-            debug_assert!(before.balance());
             for (k, block) in blocks.iter().enumerate() {
                 transaction.send(TopicPartition::new(CLICK_PARTIALS, k as u32), Record::of(block.encode()));
             }
