@@ -12,7 +12,9 @@
 //! [`PartitionMapper`] is the operator, pure; [`MapperWorker`] is the loop around it, the only part that knows the queue.
 
 mod combine;
+mod definitions;
 mod identities;
+mod open;
 mod partition;
 mod sources;
 mod worker;

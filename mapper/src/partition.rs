@@ -1,20 +1,20 @@
 //! The operator: one raw partition's records become blocks of partial counts.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use clickmill_model::prefetch::AHEAD;
 use clickmill_model::records::{
     Books, MapperCheckpoint, PartialBlock, SetAside, SetAsideBatch, SourceHeader, lines_of,
 };
 use clickmill_model::{
-    AdTable, Click, CodecError, Columns, Definition, DefinitionVersion, FilterMask, FilterSet, Identity, LineParser,
-    Minute, Offset, RawPartition, RejectReason, TimeSettings, Timestamp, Watermark,
+    AdTable, Click, CodecError, Columns, Definition, DefinitionVersion, FilterMask, Identity, LineParser, Minute,
+    Offset, RawPartition, RejectReason, TimeSettings, Timestamp, Watermark,
 };
 use clickmill_queue::Fetched;
 
 use crate::combine::{Combiner, Counted};
-use crate::identities::Identities;
+use crate::definitions::Definitions;
+use crate::open::{OpenMinute, OpenMinutes};
 use crate::sources::Sources;
 
 /// How many clicks are taken through one step after the other at once: enough to hide the latency of memory, few enough to stay in the cache.
@@ -44,24 +44,6 @@ pub struct Mapped {
     pub checkpoint: MapperCheckpoint,
 }
 
-/// A definition in force from a minute on.
-#[derive(Debug, Clone)]
-struct InForce {
-    version: DefinitionVersion,
-    from: Minute,
-    filters: Arc<FilterSet>,
-    dedup: bool,
-}
-
-#[derive(Debug)]
-struct OpenMinute {
-    minute: Minute,
-    identities: Identities,
-    first: Offset,
-    filters: Arc<FilterSet>,
-    dedup: bool,
-}
-
 /// A click on its way through a batch.
 struct Pending {
     identity: Identity,
@@ -76,15 +58,11 @@ struct Pending {
 pub struct PartitionMapper {
     raw: RawPartition,
     time: TimeSettings,
-    required: std::collections::BTreeSet<String>,
-    definitions: Vec<InForce>,
+    required: BTreeSet<String>,
+    definitions: Definitions,
     sources: Sources,
     watermark: Watermark,
-    /// The open minutes that hold a click, with their place in `open`.
-    slots: BTreeMap<Minute, u32>,
-    open: Vec<OpenMinute>,
-    highest_counted: Option<Minute>,
-    expected_identities: usize,
+    open: OpenMinutes,
     books: Books,
     /// The first record that was read or read again: who was heard since is known.
     began: Offset,
@@ -111,17 +89,18 @@ pub struct PartitionMapper {
 impl PartitionMapper {
     /// Starts at `from`, where nothing was ever committed.
     pub fn new(raw: RawPartition, definition: &Definition, from: Offset) -> Self {
-        let mut mapper = Self {
+        Self::with(raw, definition, Minute::MIN, from)
+    }
+
+    fn with(raw: RawPartition, definition: &Definition, in_force_from: Minute, from: Offset) -> Self {
+        Self {
             raw,
             time: definition.time,
             required: definition.sources.clone(),
-            definitions: Vec::new(),
+            definitions: Definitions::new(definition, in_force_from),
             sources: Sources::default(),
             watermark: Watermark::NONE,
-            slots: BTreeMap::new(),
-            open: Vec::new(),
-            highest_counted: None,
-            expected_identities: 0,
+            open: OpenMinutes::default(),
             books: Books::default(),
             began: from,
             from,
@@ -137,9 +116,7 @@ impl PartitionMapper {
             hashed: Vec::new(),
             pending: Vec::with_capacity(BATCH),
             pending_ads: Vec::new(),
-        };
-        mapper.put_in_force(definition, Minute::MIN);
-        mapper
+        }
     }
 
     /// Goes on behind a checkpoint. Until [`PartitionMapper::replay`] was given every record from `checkpoint.replay_from` to `offset`, the identities of the open minutes
@@ -155,9 +132,7 @@ impl PartitionMapper {
             definition.map(|d| (d, *from)).ok_or(MissingDefinition(*version))
         });
         let (first, from) = in_force.next().ok_or(MissingDefinition(0))??;
-        let mut mapper = Self::new(raw, first, offset);
-        mapper.definitions.clear();
-        mapper.put_in_force(first, from);
+        let mut mapper = Self::with(raw, first, from, offset);
         for next in in_force {
             let (definition, from) = next?;
             mapper.put_in_force(definition, from);
@@ -166,12 +141,11 @@ impl PartitionMapper {
         mapper.watermark = checkpoint.watermark;
         mapper.told = checkpoint.watermark;
         mapper.told_live = checkpoint.has_live_source;
-        mapper.highest_counted = checkpoint.highest_counted;
+        mapper.open.highest = checkpoint.highest_counted;
         mapper.books = checkpoint.books.clone();
         mapper.sources.restore(checkpoint.last_heard);
         mapper.definition_told = true;
-        let newest = checkpoint.definitions.last().map_or(0, |(version, _)| *version);
-        for definition in definitions.iter().filter(|d| d.version > newest) {
+        for definition in definitions {
             mapper.define(definition);
         }
         Ok(mapper)
@@ -180,17 +154,16 @@ impl PartitionMapper {
     fn put_in_force(&mut self, definition: &Definition, from: Minute) {
         self.time = definition.time;
         self.required = definition.sources.clone();
-        let filters = Arc::new(FilterSet::new(&definition.filters));
-        self.definitions.push(InForce { version: definition.version, from, filters, dedup: definition.dedup });
+        self.definitions.put_in_force(definition, from);
         self.definition_told = false;
     }
 
     /// Puts a newer definition in force, from the first minute in which nothing was counted yet. An older or known one changes nothing.
     pub fn define(&mut self, definition: &Definition) {
-        if self.definitions.last().is_some_and(|last| last.version >= definition.version) {
+        if self.definitions.newest() >= definition.version {
             return;
         }
-        let untouched = self.highest_counted.map_or(Minute::MIN, Minute::next);
+        let untouched = self.open.highest.map_or(Minute::MIN, Minute::next);
         self.put_in_force(definition, untouched.max(self.watermark.open_from()));
     }
 
@@ -239,7 +212,7 @@ impl PartitionMapper {
     pub fn replay(&mut self, record: &Fetched) -> Result<(), CodecError> {
         self.record(record, true)?;
         for pending in self.pending.drain(..) {
-            self.open[pending.slot as usize].identities.insert(pending.identity);
+            self.open.all[pending.slot as usize].identities.insert(pending.identity);
         }
         self.pending_ads.clear();
         Ok(())
@@ -324,12 +297,12 @@ impl PartitionMapper {
 
     #[inline]
     fn enqueue(&mut self, click: &Click<'_>, offset: Offset) {
-        let slot = self.slot(click.timestamp.minute(), offset);
+        let slot = self.open.slot(click.timestamp.minute(), offset, &self.definitions);
         let identity = click.identity(&mut self.hashed);
         let ad = click.ad_id.as_bytes();
         let start = self.pending_ads.len() as u32;
         self.pending_ads.extend_from_slice(ad);
-        let open = &self.open[slot as usize];
+        let open = &self.open.all[slot as usize];
         self.pending.push(Pending {
             identity,
             ad_hash: AdTable::hash(ad),
@@ -340,35 +313,9 @@ impl PartitionMapper {
         });
     }
 
-    #[inline]
-    fn slot(&mut self, minute: Minute, offset: Offset) -> u32 {
-        // Clicks come in runs of one minute, which is most often the one opened last.
-        if let Some(last) = self.open.last()
-            && last.minute == minute
-        {
-            return self.open.len() as u32 - 1;
-        }
-        if let Some(slot) = self.slots.get(&minute) {
-            return *slot;
-        }
-        let in_force = self.definitions.iter().rev().find(|d| d.from <= minute).or(self.definitions.first());
-        let (filters, dedup) = match in_force {
-            Some(d) => (Arc::clone(&d.filters), d.dedup),
-            None => (Arc::new(FilterSet::new(&[])), true),
-        };
-        // Only live traffic is worth room in advance: history may have thousands of minutes open, each with few clicks.
-        let expected = if self.open.len() < 4 { self.expected_identities } else { 0 };
-        let identities = Identities::with_room_for(expected);
-        self.open.push(OpenMinute { minute, identities, first: offset, filters, dedup });
-        let slot = self.open.len() as u32 - 1;
-        self.slots.insert(minute, slot);
-        self.highest_counted = self.highest_counted.max(Some(minute));
-        slot
-    }
-
     /// Takes the pending clicks through identities and ad ids, each step asking for the memory of the elements ahead.
     fn settle(&mut self, combiner: &mut Combiner) {
-        let Self { pending, open, books, counted, pending_ads, .. } = self;
+        let Self { pending, open: OpenMinutes { all: open, .. }, books, counted, pending_ads, .. } = self;
         let ask = |open: &[OpenMinute], next: &Pending| open[next.slot as usize].identities.prefetch(next.identity);
         for i in 0..pending.len() {
             if let Some(next) = pending.get(i + AHEAD) {
@@ -451,15 +398,16 @@ impl PartitionMapper {
     /// What is to be committed now. Afterwards the operator stands as if it had been.
     pub fn take(&mut self, combiner: &mut Combiner) -> Mapped {
         self.sources.forget_the_dead(&self.time);
-        let minutes: Vec<_> = self.open.iter().map(|open| (open.minute, open.filters.ids().to_vec())).collect();
+        let minutes: Vec<_> = self.open.all.iter().map(|open| (open.minute, open.filters.ids().to_vec())).collect();
         let columns: Vec<Vec<Columns>> = if self.counted.is_empty() {
             vec![Vec::new(); combiner.partitions() as usize]
         } else {
             combiner.combine(&minutes, &self.counted)
         };
         self.counted.clear();
-        self.close_minutes();
-        let definitions: Vec<_> = self.definitions.iter().map(|d| (d.version, d.from)).collect();
+        self.open.close(self.watermark);
+        self.definitions.forget_before(self.watermark.open_from());
+        let definitions = self.definitions.versions();
         let oldest_arrival = self.oldest_arrival.take();
         let blocks = columns
             .into_iter()
@@ -487,7 +435,7 @@ impl PartitionMapper {
                 watermark: self.watermark,
                 has_live_source: self.told_live,
                 replay_from: self.replay_from(),
-                highest_counted: self.highest_counted,
+                highest_counted: self.open.highest,
                 last_heard: self.sources.last_heard(),
                 definitions,
                 books: self.books.clone(),
@@ -500,24 +448,9 @@ impl PartitionMapper {
             // Until all that are awaited were heard, a restart must know again who was, also those that fell silent since.
             return self.began;
         }
-        let oldest_line = self.open.iter().map(|open| open.first).min();
+        let oldest_line = self.open.oldest_line();
         let oldest_source = self.sources.replay_from(&self.time);
         oldest_line.into_iter().chain(oldest_source).fold(self.to, Offset::min)
-    }
-
-    /// Forgets the minutes that the watermark has closed, and the definitions that no open minute follows any more.
-    fn close_minutes(&mut self) {
-        let watermark = self.watermark;
-        let closing = self.open.iter().filter(|open| watermark.closes(open.minute));
-        if let Some(largest) = closing.map(|open| open.identities.len()).max() {
-            // The next minutes will hold about as many: their tables need not grow on the way.
-            self.expected_identities = largest;
-            self.open.retain(|open| !watermark.closes(open.minute));
-            self.slots = self.open.iter().enumerate().map(|(i, open)| (open.minute, i as u32)).collect();
-        }
-        let open_from = watermark.open_from();
-        let needed = self.definitions.iter().rposition(|d| d.from <= open_from).unwrap_or(0);
-        self.definitions.drain(..needed);
     }
 }
 

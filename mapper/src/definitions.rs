@@ -1,0 +1,65 @@
+//! Which definition each minute of a raw partition follows.
+
+use std::sync::Arc;
+
+use clickmill_model::{Definition, DefinitionVersion, FilterSet, Minute};
+
+/// A definition in force from a minute on.
+#[derive(Debug, Clone)]
+pub(crate) struct InForce {
+    version: DefinitionVersion,
+    from: Minute,
+    /// The filters that its minutes count.
+    pub(crate) filters: Arc<FilterSet>,
+    /// Whether its minutes count a click once, however often it is told.
+    pub(crate) dedup: bool,
+}
+
+impl InForce {
+    fn new(definition: &Definition, from: Minute) -> Self {
+        let filters = Arc::new(FilterSet::new(&definition.filters));
+        Self { version: definition.version, from, filters, dedup: definition.dedup }
+    }
+}
+
+/// The definitions that still matter, oldest first.
+#[derive(Debug)]
+pub(crate) struct Definitions {
+    first: InForce,
+    later: Vec<InForce>,
+}
+
+impl Definitions {
+    /// This one alone.
+    pub(crate) fn new(definition: &Definition, from: Minute) -> Self {
+        Self { first: InForce::new(definition, from), later: Vec::new() }
+    }
+
+    /// Adds a newer one, in force from this minute on.
+    pub(crate) fn put_in_force(&mut self, definition: &Definition, from: Minute) {
+        self.later.push(InForce::new(definition, from));
+    }
+
+    /// The version of the newest one.
+    pub(crate) fn newest(&self) -> DefinitionVersion {
+        self.later.last().unwrap_or(&self.first).version
+    }
+
+    /// The one that this minute follows.
+    pub(crate) fn of(&self, minute: Minute) -> &InForce {
+        self.later.iter().rev().find(|d| d.from <= minute).unwrap_or(&self.first)
+    }
+
+    /// Forgets those that no minute from this one on follows.
+    pub(crate) fn forget_before(&mut self, open_from: Minute) {
+        if let Some(needed) = self.later.iter().rposition(|d| d.from <= open_from) {
+            self.first = self.later[needed].clone();
+            self.later.drain(..=needed);
+        }
+    }
+
+    /// Their versions, each with its first minute; rising.
+    pub(crate) fn versions(&self) -> Vec<(DefinitionVersion, Minute)> {
+        std::iter::once(&self.first).chain(&self.later).map(|d| (d.version, d.from)).collect()
+    }
+}
