@@ -1,0 +1,273 @@
+//! Apache Kafka (KRaft): one broker, or several.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::fetch::{self, Server};
+use crate::process::{self, ServerProcess, Signal, output_within};
+use crate::{Result, ServerError, doing};
+
+/// Names a running broker that the tests shall use.
+pub const INSTEAD: &str = "CLICKMILL_TEST_KAFKA";
+
+const SERVER: Server = Server { profile: "kafka", instead: INSTEAD };
+
+/// What says that a broker is ready.
+const READY: &str = "Kafka Server started";
+
+/// How long a start may take, on a machine that is busy with something else.
+const START_WITHIN: Duration = Duration::from_secs(120);
+
+/// The id of every cluster that is made here.
+const CLUSTER_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
+
+const LOG4J: &str = r#"<Configuration status="WARN">
+  <Appenders><Console name="out"><PatternLayout pattern="%d %p %c{1}: %m%n"/></Console></Appenders>
+  <Loggers>
+    <Root level="WARN"><AppenderRef ref="out"/></Root>
+    <Logger name="kafka.server.KafkaRaftServer" level="INFO"/>
+  </Loggers>
+</Configuration>
+"#;
+
+/// What makes a small cluster quick for tests: it starts fast, and what it does from time to time it does often.
+const QUICK: &str = "\
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=500
+offsets.topic.num.partitions=8
+transaction.state.log.num.partitions=8
+transaction.abort.timed.out.transaction.cleanup.interval.ms=500
+auto.create.topics.enable=false
+log.initial.task.delay.ms=500
+log.retention.check.interval.ms=500
+log.cleaner.backoff.ms=200
+log.cleaner.dedupe.buffer.size=16777216
+num.network.threads=2
+num.io.threads=4
+";
+
+/// How a cluster shall be.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How many brokers. With three, records are kept by all three and need two.
+    pub brokers: u32,
+    /// Properties for every broker, instead of or besides the usual ones.
+    pub properties: Vec<(String, String)>,
+    /// The most memory that a broker's heap may take, in MiB.
+    pub heap_mib: u32,
+    /// True where it shall run long and fast: the compiler takes its time at the start.
+    pub optimise: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { brokers: 1, properties: Vec::new(), heap_mib: 512, optimise: false }
+    }
+}
+
+/// A Kafka cluster.
+#[derive(Debug)]
+pub struct Kafka {
+    bootstrap: String,
+    brokers: Vec<Broker>,
+    /// Empty where the cluster was not started here.
+    _folder: Option<TempDir>,
+}
+
+#[derive(Debug)]
+struct Broker {
+    name: String,
+    folder: PathBuf,
+    jars: PathBuf,
+    options: Options,
+    process: Option<ServerProcess>,
+}
+
+impl Kafka {
+    /// The cluster that all tests of this process share: one broker, started by the first who asks and ended with the process; or the one that `CLICKMILL_TEST_KAFKA` names.
+    /// Tests keep out of each other's way by the names of their topics and groups.
+    ///
+    /// # Panics
+    /// Where there is none to be had, with the reason.
+    #[allow(clippy::panic)]
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Kafka> = OnceLock::new();
+        SHARED.get_or_init(|| match std::env::var(INSTEAD) {
+            Ok(bootstrap) => Self { bootstrap, brokers: Vec::new(), _folder: None },
+            Err(_) => {
+                Self::start(&Options::default()).unwrap_or_else(|error| panic!("no Kafka for the tests: {error}"))
+            }
+        })
+    }
+
+    /// Starts a cluster of its own, and waits until it is ready.
+    pub fn start(options: &Options) -> Result<Self> {
+        let jars = fetch::jars(SERVER)?;
+        let folder = process::folder("clickmill-kafka-")?;
+        let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let mut ports = Vec::new();
+        while ports.len() < options.brokers as usize * 2 {
+            let port = process::free_port(local)?;
+            if !ports.contains(&port) {
+                ports.push(port);
+            }
+        }
+        let (listeners, controllers) = ports.split_at(options.brokers as usize);
+        let voters =
+            (1..).zip(controllers).map(|(id, port)| format!("{id}@{local}:{port}")).collect::<Vec<_>>().join(",");
+        let mut cluster = Self { bootstrap: join(local, listeners), brokers: Vec::new(), _folder: None };
+        for ((id, listener), controller) in (1..).zip(listeners).zip(controllers) {
+            let own = format!(
+                "node.id={id}\ncontroller.quorum.voters={voters}\n\
+                 listeners=CLIENT://{local}:{listener},CONTROLLER://{local}:{controller}\nadvertised.listeners=CLIENT://{local}:{listener}\n"
+            );
+            let broker = Broker {
+                name: format!("Kafka broker {id}"),
+                folder: folder.path().join(id.to_string()),
+                jars: jars.clone(),
+                options: options.clone(),
+                process: None,
+            };
+            broker.prepare(&own)?;
+            cluster.brokers.push(broker);
+        }
+        for broker in &mut cluster.brokers {
+            broker.spawn()?;
+        }
+        for broker in &mut cluster.brokers {
+            broker.wait_until_ready()?;
+        }
+        cluster._folder = Some(folder);
+        Ok(cluster)
+    }
+
+    /// Where clients connect first: `host:port,…`.
+    pub fn bootstrap(&self) -> &str {
+        &self.bootstrap
+    }
+
+    /// Kills broker `number` (from 0) as a power failure would.
+    pub fn kill(&mut self, number: usize) -> Result<()> {
+        match self.broker(number)?.process.take() {
+            Some(mut process) => process.kill(),
+            None => Ok(()),
+        }
+    }
+
+    /// Starts broker `number` (from 0) again, where and as it was.
+    pub fn restart(&mut self, number: usize) -> Result<()> {
+        self.kill(number)?;
+        let broker = self.broker(number)?;
+        broker.spawn()?;
+        broker.wait_until_ready()
+    }
+
+    /// Sends a signal to broker `number` (from 0): [`Signal::STOP`] makes it hang until [`Signal::CONT`].
+    pub fn signal(&mut self, number: usize, signal: Signal) -> Result<()> {
+        match &self.broker(number)?.process {
+            Some(process) => process.signal(signal),
+            None => Ok(()),
+        }
+    }
+
+    fn broker(&mut self, number: usize) -> Result<&mut Broker> {
+        let none = || std::io::Error::other("there is no such broker among those that were started here");
+        self.brokers.get_mut(number).ok_or_else(|| doing("looking for broker", number.to_string())(none()))
+    }
+}
+
+fn join(host: IpAddr, ports: &[u16]) -> String {
+    ports.iter().map(|port| format!("{host}:{port}")).collect::<Vec<_>>().join(",")
+}
+
+impl Broker {
+    /// Writes its configuration and formats its folder.
+    fn prepare(&self, own: &str) -> Result<()> {
+        std::fs::create_dir_all(&self.folder).map_err(doing("making the folder", &self.folder))?;
+        write(&self.folder.join("log4j2.xml"), LOG4J)?;
+        let copies = self.options.brokers.min(3);
+        let needed = copies.div_ceil(2);
+        let mut properties = format!(
+            "process.roles=broker,controller\n{own}\
+             controller.listener.names=CONTROLLER\ninter.broker.listener.name=CLIENT\n\
+             listener.security.protocol.map=CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+             log.dirs={}\n\
+             default.replication.factor={copies}\nmin.insync.replicas={needed}\n\
+             offsets.topic.replication.factor={copies}\n\
+             transaction.state.log.replication.factor={copies}\ntransaction.state.log.min.isr={needed}\n\
+             share.coordinator.state.topic.replication.factor={copies}\nshare.coordinator.state.topic.min.isr={needed}\n\
+             {QUICK}",
+            self.folder.join("data").display(),
+        );
+        // The last one of a name counts.
+        for (name, value) in &self.options.properties {
+            properties += &format!("{name}={value}\n");
+        }
+        write(&self.folder.join("server.properties"), &properties)?;
+        let mut format = self.java("kafka.tools.StorageTool");
+        format.args(["format", "-t", CLUSTER_ID, "-c", "server.properties"]);
+        let output = output_within(format, START_WITHIN).map_err(doing("running", "java"))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let log = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        Err(ServerError::Ended {
+            server: format!("formatting the folder of {}", self.name),
+            status: output.status,
+            log,
+        })
+    }
+
+    fn java(&self, class: &str) -> Command {
+        let mut java = Command::new("java");
+        java.current_dir(&self.folder).arg(format!("-Xmx{}m", self.options.heap_mib));
+        if !self.options.optimise {
+            java.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]);
+        }
+        java.args(["-Dlog4j2.configurationFile=log4j2.xml", "-cp"]).arg(self.jars.join("*")).arg(class);
+        java
+    }
+
+    fn spawn(&mut self) -> Result<()> {
+        let mut java = self.java("kafka.Kafka");
+        java.arg("server.properties");
+        self.process = Some(ServerProcess::start(&self.name, java, &self.folder.join("server.log"))?);
+        Ok(())
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        match &mut self.process {
+            Some(process) => process.wait_until(START_WITHIN, |log| log.contains(READY)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).map_err(doing("writing", path))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_starts_hangs_and_starts_again() {
+        let mut kafka = Kafka::start(&Options::default()).unwrap();
+        let connects = |kafka: &Kafka| std::net::TcpStream::connect(kafka.bootstrap()).is_ok();
+        assert!(connects(&kafka));
+        kafka.signal(0, Signal::STOP).unwrap();
+        kafka.signal(0, Signal::CONT).unwrap();
+        kafka.kill(0).unwrap();
+        assert!(!connects(&kafka));
+        kafka.restart(0).unwrap();
+        assert!(connects(&kafka));
+        assert!(kafka.kill(1).is_err());
+    }
+}
