@@ -9,7 +9,7 @@
 //! - rankings are exact for the ads of the partition: each window is slid by adding one minute and subtracting one;
 //! - a restart goes on from its own results: they are the snapshot.
 //!
-//! [`Aggregator`] is the operator, pure; [`AggregatorWorker`] is the loop around it, the only part that knows the queue.
+//! [`Aggregator`] is the operator, pure; [`AggregatorWorker`] feeds it, the only part that knows the queue.
 
 mod aggregator;
 mod checkpoint;
@@ -21,4 +21,4 @@ mod worker;
 
 pub use aggregator::{AggregateError, Aggregator, Closing};
 pub use checkpoint::AggregatorCheckpoint;
-pub use worker::{AggregatorConfig, AggregatorWorker};
+pub use worker::{AggregatorWorker, PartitionAggregator};

@@ -8,17 +8,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use clickmill_aggregator::{AggregatorConfig, AggregatorWorker};
+use clickmill_aggregator::AggregatorWorker;
 use clickmill_api::{RunState, StageBoard};
 use clickmill_db_writer::late::{LateConfig, LateWriter};
 use clickmill_db_writer::raw::{Files, RawConfig, RawWriter};
 use clickmill_db_writer::{ResultsConfig, ResultsWriter};
 use clickmill_log_watcher::{LiveReport, Watcher};
-use clickmill_mapper::{MapperConfig, MapperWorker};
+use clickmill_mapper::MapperWorker;
 use clickmill_model::Minute;
 use clickmill_queue::embedded::EmbeddedQueue;
-use clickmill_queue::{Clock, Queue, QueueError, Stage, StageError, WhenFenced, stage, topology};
-use clickmill_reducer::{ReducerConfig, ReducerWorker};
+use clickmill_queue::{Clock, Queue, QueueError, Stage, StageError, WhenFenced, WorkerConfig, stage, topology};
+use clickmill_reducer::ReducerWorker;
 use clickmill_store::AggregateStore;
 use clickmill_store::embedded::EmbeddedStore;
 use parking_lot::Mutex;
@@ -133,6 +133,10 @@ impl Parts {
         Ok(())
     }
 
+    fn worker_config(&self) -> WorkerConfig {
+        WorkerConfig { name: self.config.input.source.clone(), ..WorkerConfig::default() }
+    }
+
     fn watcher_config(&self, drain: bool, live: &LiveReport) -> clickmill_log_watcher::Config {
         let Config { input, time, .. } = &self.config;
         clickmill_log_watcher::Config {
@@ -209,24 +213,21 @@ impl Running {
     pub(crate) fn mapper(&mut self) -> anyhow::Result<()> {
         let parts = self.parts.clone();
         self.spawn("mapper", WhenFenced::JoinAgain, move || {
-            let config = MapperConfig { name: parts.config.input.source.clone(), ..MapperConfig::default() };
-            Ok(Box::new(MapperWorker::start(Arc::clone(&parts.queue), config)?) as Box<dyn Stage>)
+            Ok(Box::new(MapperWorker::start(Arc::clone(&parts.queue), parts.worker_config())?) as Box<dyn Stage>)
         })
     }
 
     pub(crate) fn aggregator(&mut self) -> anyhow::Result<()> {
         let parts = self.parts.clone();
         self.spawn("aggregator", WhenFenced::JoinAgain, move || {
-            let config = AggregatorConfig { name: parts.config.input.source.clone(), ..AggregatorConfig::default() };
-            Ok(Box::new(AggregatorWorker::start(Arc::clone(&parts.queue), config)?) as Box<dyn Stage>)
+            Ok(Box::new(AggregatorWorker::start(Arc::clone(&parts.queue), parts.worker_config())?) as Box<dyn Stage>)
         })
     }
 
     pub(crate) fn reducer(&mut self) -> anyhow::Result<()> {
         let parts = self.parts.clone();
         self.spawn("reducer", WhenFenced::JoinAgain, move || {
-            let config = ReducerConfig { name: parts.config.input.source.clone(), ..ReducerConfig::default() };
-            Ok(Box::new(ReducerWorker::start(Arc::clone(&parts.queue), config)?) as Box<dyn Stage>)
+            Ok(Box::new(ReducerWorker::start(Arc::clone(&parts.queue), parts.worker_config())?) as Box<dyn Stage>)
         })
     }
 

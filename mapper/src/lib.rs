@@ -9,7 +9,7 @@
 //! - a block covers exactly the offsets from what was committed before it to what is committed with it;
 //! - after a restart the same lines have the same fate: the identities of the open minutes are read again from the log.
 //!
-//! [`PartitionMapper`] is the operator, pure; [`MapperWorker`] is the loop around it, the only part that knows the queue.
+//! [`PartitionMapper`] is the operator, pure; [`MapperWorker`] feeds it, the only part that knows the queue.
 
 mod combine;
 mod definitions;
@@ -21,4 +21,4 @@ mod worker;
 
 pub use combine::Combiner;
 pub use partition::{Mapped, Others, PartitionMapper};
-pub use worker::{MapperConfig, MapperWorker};
+pub use worker::MapperWorker;

@@ -1,238 +1,53 @@
-//! The loop around the operator: poll, step, commit.
+//! What the mapper does with the records of its partitions: the edge between operator and queue.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use clickmill_model::records::{CLICK_PARTIALS, DEAD_LETTERS, LATE_CLICKS, MapperCheckpoint, SetAsideBatch};
 use clickmill_model::{Offset, RawPartition, RejectReason, Timestamp, Watermark};
 use clickmill_queue::definitions::Definitions;
 use clickmill_queue::topology::MAPPER;
+use clickmill_queue::worker::{Checkpoint, Restored, Work, refuse_lost_offset};
 use clickmill_queue::{
-    Committed, Consumer, InputCommit, Poll, Producer, Progress, Queue, QueueError, Record, Stage, StageError,
-    TopicPartition, Transaction,
+    Committed, Fetched, Queue, Record, StageError, TopicPartition, Transaction, Worker, WorkerConfig,
 };
 
 use crate::combine::Combiner;
 use crate::partition::{Mapped, Others, PartitionMapper};
 
-/// How a mapper worker runs.
-#[derive(Debug, Clone)]
-pub struct MapperConfig {
-    /// Stable and unique among the mapper workers of a pipeline: what is left of an earlier one of this name is ended.
-    pub name: String,
-    /// How long records are gathered for one transaction when few come.
-    pub linger: Duration,
-    /// How many bytes of records are gathered for one transaction at most, about.
-    pub transaction_bytes: usize,
-    /// True where the store knows that this pipeline has run before: a partition without committed offset is then refused.
-    pub has_run: bool,
-}
-
-impl Default for MapperConfig {
-    fn default() -> Self {
-        Self { name: "0".into(), linger: Duration::from_millis(50), transaction_bytes: 16 << 20, has_run: false }
-    }
-}
-
 /// How many clicks a transaction counts at most, about: bounds the size of its blocks.
 const MOST_CLICKS: usize = 400_000;
-
-/// How often definitions and the other partitions' watermarks are looked up.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How many bytes of set-aside lines one record holds at most, about.
 const SET_ASIDE_BYTES: usize = 256 << 10;
 
-struct Input {
-    mapper: PartitionMapper,
-    /// Records before it were committed: they are read again for what they say of open minutes, and not counted.
-    replay_until: Offset,
-    /// True until all of them were read again: nothing may be committed before.
-    replaying: bool,
-}
-
-/// A mapper worker: maps the raw partitions that its consumer is given.
+/// What a mapper does with the raw partitions that it is given.
 pub struct MapperWorker {
     queue: Arc<dyn Queue>,
-    config: MapperConfig,
-    producer: Box<dyn Producer>,
-    consumer: Box<dyn Consumer>,
     definitions: Definitions,
     combiner: Combiner,
-    inputs: BTreeMap<TopicPartition, Input>,
     others: Others,
-    looked: Option<Timestamp>,
-    pending: Option<Transaction>,
 }
 
 impl MapperWorker {
     /// Joins the group and ends what is left of an earlier worker of this name.
-    pub fn start(queue: Arc<dyn Queue>, config: MapperConfig) -> Result<Self, StageError> {
+    pub fn start(queue: Arc<dyn Queue>, config: WorkerConfig) -> Result<Worker<Self>, StageError> {
         let definitions = Definitions::load(&*queue)?;
         let Some(newest) = definitions.newest() else {
             return Err(StageError::Unavailable("the pipeline has no definition yet".into()));
         };
-        let topics: Vec<&str> = newest.inputs.iter().map(|input| input.topic.as_str()).collect();
-        let producer = queue.producer(&format!("mapper-{}", config.name))?;
-        let consumer = queue.consumer(MAPPER, &topics)?;
+        let topics: Vec<String> = newest.inputs.iter().map(|input| input.topic.clone()).collect();
+        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
         let combiner = Combiner::new(newest.partitions);
-        Ok(Self {
-            queue,
-            config,
-            producer,
-            consumer,
-            definitions,
-            combiner,
-            inputs: BTreeMap::new(),
-            others: Others::default(),
-            looked: None,
-            pending: None,
-        })
+        let work = Self { queue: Arc::clone(&queue), definitions, combiner, others: Others::default() };
+        Worker::start(queue, config, &topics, work)
     }
 
-    fn assign(&mut self, partition: TopicPartition, committed: Option<Committed>) -> Result<(), StageError> {
-        let raw = RawPartition { topic: Arc::clone(&partition.topic), partition: partition.partition };
-        let input = match committed {
-            Some(committed) => {
-                let checkpoint = MapperCheckpoint::decode(&committed.metadata)?;
-                let mapper = PartitionMapper::restore(raw, self.definitions.all(), committed.offset, &checkpoint)
-                    .map_err(|error| StageError::Broken(format!("{partition}: {error}")))?;
-                let replay_from = checkpoint.replay_from.min(committed.offset);
-                self.consumer.seek(&partition, replay_from)?;
-                Input { mapper, replay_until: committed.offset, replaying: replay_from < committed.offset }
-            }
-            None => {
-                let start = self.queue.range(&partition)?.start;
-                if self.config.has_run || start > Offset(0) {
-                    return Err(StageError::Broken(format!(
-                        "{partition}: the committed offset of group {MAPPER} is gone, though the pipeline has run before; \
-                         starting over would count clicks twice or lose them: restore the offset, or start with a new data folder"
-                    )));
-                }
-                let Some(newest) = self.definitions.newest() else {
-                    return Err(StageError::Broken("the pipeline's definitions are gone".into()));
-                };
-                Input { mapper: PartitionMapper::new(raw, newest, start), replay_until: start, replaying: false }
-            }
-        };
-        self.inputs.insert(partition, input);
-        Ok(())
-    }
-
-    /// Polls until the transaction is full, the linger is over, or nothing more is there.
-    fn gather(&mut self, now: Timestamp, wait: Duration) -> Result<Vec<TopicPartition>, StageError> {
-        let mut revoked = Vec::new();
-        let mut gathered = 0;
-        let mut wait = wait;
-        let mut deadline = None;
-        loop {
-            match self.consumer.poll(wait, (self.config.transaction_bytes / 2).max(1))? {
-                Poll::Assigned(partitions) => {
-                    for (partition, committed) in partitions {
-                        self.assign(partition, committed)?;
-                    }
-                }
-                Poll::Revoking(partitions) => {
-                    revoked = partitions;
-                    break;
-                }
-                Poll::Lost(partitions) => {
-                    for partition in partitions {
-                        self.inputs.remove(&partition);
-                    }
-                }
-                Poll::Records { from, records, .. } => {
-                    gathered += records.iter().map(|r| r.record.size_bytes()).sum::<usize>();
-                    self.take_in(&from, &records)?;
-                    deadline.get_or_insert_with(|| Instant::now() + self.config.linger);
-                }
-                Poll::Idle { at_end } => {
-                    for partition in at_end {
-                        if let Some(input) = self.inputs.get_mut(&partition) {
-                            input.replaying = false;
-                            input.mapper.tick(now, self.others);
-                        }
-                    }
-                    if deadline.is_none_or(|at| Instant::now() >= at) {
-                        break;
-                    }
-                }
-            }
-            let waiting: usize = self.inputs.values().map(|input| input.mapper.waiting()).sum();
-            if gathered >= self.config.transaction_bytes || waiting >= MOST_CLICKS {
-                break;
-            }
-            match deadline {
-                Some(at) => wait = at.saturating_duration_since(Instant::now()),
-                None => wait = Duration::ZERO,
-            }
-            if deadline.is_some() && wait.is_zero() {
-                break;
-            }
-        }
-        Ok(revoked)
-    }
-
-    fn take_in(&mut self, from: &TopicPartition, records: &[clickmill_queue::Fetched]) -> Result<(), StageError> {
-        let Some(input) = self.inputs.get_mut(from) else { return Ok(()) };
-        let read_again = records.iter().take_while(|r| r.offset < input.replay_until).count();
-        let (old, new) = records.split_at(read_again);
-        for record in old {
-            input.mapper.replay(record)?;
-        }
-        if let Some(last) = records.last() {
-            input.replaying = last.offset.next() < input.replay_until;
-        }
-        input.mapper.apply(new, &mut self.combiner)?;
-        Ok(())
-    }
-
-    /// The transaction that commits all that was gathered.
-    fn transaction(&mut self) -> Transaction {
-        let mut transaction = Transaction::default();
-        for (partition, input) in
-            self.inputs.iter_mut().filter(|(_, input)| !input.replaying && input.mapper.has_news())
-        {
-            debug_assert!(input.mapper.books().balance());
-            let Mapped { blocks, late, rejected, offset, checkpoint } = input.mapper.take(&mut self.combiner);
-            for (k, block) in blocks.iter().enumerate() {
-                transaction.send(TopicPartition::new(CLICK_PARTIALS, k as u32), Record::of(block.encode()));
-            }
-            let aside = partition.partition.0 % self.combiner.partitions().max(1);
-            for (topic, batch) in [(LATE_CLICKS, late), (DEAD_LETTERS, rejected)] {
-                for part in batch.into_iter().flat_map(split) {
-                    transaction.send(TopicPartition::new(topic, aside), Record::of(part.encode()));
-                }
-            }
-            let keep_from = checkpoint.replay_from;
-            let committed = Committed { offset, metadata: checkpoint.encode() };
-            transaction.inputs.push(InputCommit { input: partition.clone(), committed, keep_from });
-        }
-        self.combiner.trim();
-        transaction
-    }
-
-    fn look_around(&mut self, now: Timestamp) -> Result<(), StageError> {
-        if self.looked.is_some_and(|at| now.since(at) < LOOK_EVERY && now >= at) {
-            return Ok(());
-        }
-        self.looked = Some(now);
-        if self.definitions.refresh(&*self.queue)?
-            && let Some(newest) = self.definitions.newest()
-        {
-            for input in self.inputs.values_mut() {
-                input.mapper.define(newest);
-            }
-        }
+    /// Looks up what the other partitions have committed.
+    fn look_at_others(&mut self) -> Result<(), StageError> {
         self.others = Others::default();
-        let topics: Vec<String> = self
-            .definitions
-            .newest()
-            .map(|d| d.inputs.iter().map(|input| input.topic.clone()).collect())
-            .unwrap_or_default();
-        for topic in topics {
-            for (_, committed) in self.queue.committed(MAPPER, &topic)? {
+        let inputs = self.definitions.newest().map_or(&[][..], |newest| &newest.inputs);
+        for input in inputs {
+            for (_, committed) in self.queue.committed(MAPPER, &input.topic)? {
                 let checkpoint = MapperCheckpoint::decode(&committed.metadata)?;
                 self.others.last_heard = self.others.last_heard.max(checkpoint.last_heard);
                 if checkpoint.has_live_source {
@@ -241,79 +56,126 @@ impl MapperWorker {
                 }
             }
         }
-        self.report(now);
         Ok(())
-    }
-
-    fn report(&self, now: Timestamp) {
-        for (partition, input) in &self.inputs {
-            let labels = [("partition", partition.to_string())];
-            let books = input.mapper.books();
-            let absolute = |name: &'static str, value: u64| metrics::counter!(name, &labels).absolute(value);
-            absolute("clickmill_mapper_lines_total", books.lines);
-            absolute("clickmill_mapper_clicks_counted_total", books.counted);
-            absolute("clickmill_mapper_clicks_duplicate_total", books.duplicates);
-            absolute("clickmill_mapper_clicks_late_total", books.late);
-            for (reason, count) in RejectReason::ALL.iter().zip(books.rejected) {
-                metrics::counter!(
-                    "clickmill_mapper_lines_rejected_total",
-                    "partition" => partition.to_string(), "reason" => reason.as_str()
-                )
-                .absolute(count);
-            }
-            let watermark = input.mapper.watermark();
-            if watermark != Watermark::NONE {
-                metrics::gauge!("clickmill_mapper_watermark_delay_seconds", &labels)
-                    .set(now.as_secs_f64() - watermark.time().as_secs_f64());
-            }
-        }
-    }
-
-    /// Commits what waits. False where the queue has no room: it is tried again with the next step.
-    fn commit(&mut self) -> Result<bool, StageError> {
-        let Some(transaction) = &self.pending else { return Ok(true) };
-        match self.producer.commit(transaction, Some(&*self.consumer)) {
-            Ok(_) => {
-                self.pending = None;
-                Ok(true)
-            }
-            Err(QueueError::Full { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
     }
 }
 
-impl Stage for MapperWorker {
-    fn step(&mut self, now: Timestamp, wait: Duration) -> Result<Progress, StageError> {
-        if !self.commit()? {
-            std::thread::sleep(wait.min(Duration::from_millis(20)));
-            return Ok(Progress::Idle);
-        }
-        self.look_around(now)?;
-        let revoked = self.gather(now, wait)?;
-        let transaction = self.transaction();
-        let worked = !transaction.is_empty();
-        if worked {
-            self.pending = Some(transaction);
-            self.commit()?;
-        }
-        for partition in revoked {
-            // A partition is handed over with everything committed.
-            while !self.commit()? {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            self.inputs.remove(&partition);
-            self.consumer.release(&partition)?;
-        }
-        Ok(if worked { Progress::Worked } else { Progress::Idle })
+impl Work for MapperWorker {
+    type Operator = PartitionMapper;
+
+    const GROUP: &'static str = MAPPER;
+
+    fn begin(&mut self, partition: &TopicPartition, start: Offset) -> Result<PartitionMapper, StageError> {
+        refuse_lost_offset(MAPPER, partition, start)?;
+        let Some(newest) = self.definitions.newest() else {
+            return Err(StageError::Broken("the pipeline's definitions are gone".into()));
+        };
+        Ok(PartitionMapper::new(raw(partition), newest, start))
     }
 
-    fn stop(mut self: Box<Self>) -> Result<(), StageError> {
-        let held: Vec<_> = self.inputs.keys().cloned().collect();
-        for partition in held {
-            self.consumer.release(&partition)?;
+    fn restore(
+        &mut self,
+        partition: &TopicPartition,
+        committed: &Committed,
+    ) -> Result<Restored<PartitionMapper>, StageError> {
+        let checkpoint = MapperCheckpoint::decode(&committed.metadata)?;
+        let operator = PartitionMapper::restore(raw(partition), self.definitions.all(), committed.offset, &checkpoint)
+            .map_err(|error| StageError::Broken(format!("{partition}: {error}")))?;
+        Ok(Restored { operator, replay_from: checkpoint.replay_from })
+    }
+
+    fn replay(&mut self, mapper: &mut PartitionMapper, records: &[Fetched]) -> Result<(), StageError> {
+        for record in records {
+            mapper.replay(record)?;
         }
         Ok(())
+    }
+
+    fn apply(&mut self, mapper: &mut PartitionMapper, records: &[Fetched], _now: Timestamp) -> Result<(), StageError> {
+        mapper.apply(records, &mut self.combiner)?;
+        Ok(())
+    }
+
+    fn at_end(&mut self, mapper: &mut PartitionMapper, now: Timestamp) {
+        mapper.tick(now, self.others);
+    }
+
+    fn is_full<'a>(&self, mappers: impl Iterator<Item = &'a PartitionMapper>) -> bool {
+        mappers.map(PartitionMapper::waiting).sum::<usize>() >= MOST_CLICKS
+    }
+
+    fn take(
+        &mut self,
+        partition: &TopicPartition,
+        mapper: &mut PartitionMapper,
+        next: Offset,
+        transaction: &mut Transaction,
+    ) -> Option<Checkpoint> {
+        if !mapper.has_news() {
+            return None;
+        }
+        debug_assert!(mapper.books().balance());
+        let Mapped { blocks, late, rejected, offset, checkpoint } = mapper.take(&mut self.combiner);
+        debug_assert_eq!(offset, next);
+        for (k, block) in blocks.iter().enumerate() {
+            transaction.send(TopicPartition::new(CLICK_PARTIALS, k as u32), Record::of(block.encode()));
+        }
+        let aside = partition.partition.0 % self.combiner.partitions().max(1);
+        for (topic, batch) in [(LATE_CLICKS, late), (DEAD_LETTERS, rejected)] {
+            for part in batch.into_iter().flat_map(split) {
+                transaction.send(TopicPartition::new(topic, aside), Record::of(part.encode()));
+            }
+        }
+        Some(Checkpoint { metadata: checkpoint.encode(), keep_from: checkpoint.replay_from })
+    }
+
+    fn committed<'a>(
+        &mut self,
+        _mappers: impl Iterator<Item = (&'a TopicPartition, &'a mut PartitionMapper)>,
+        _sent: &[(TopicPartition, Offset)],
+    ) {
+        self.combiner.trim();
+    }
+
+    fn look<'a>(
+        &mut self,
+        mappers: impl Iterator<Item = (&'a TopicPartition, &'a mut PartitionMapper)>,
+        now: Timestamp,
+    ) -> Result<(), StageError> {
+        let redefined = self.definitions.refresh(&*self.queue)?;
+        for (partition, mapper) in mappers {
+            if redefined && let Some(newest) = self.definitions.newest() {
+                mapper.define(newest);
+            }
+            report(partition, mapper, now);
+        }
+        self.look_at_others()
+    }
+}
+
+fn raw(partition: &TopicPartition) -> RawPartition {
+    RawPartition { topic: Arc::clone(&partition.topic), partition: partition.partition }
+}
+
+fn report(partition: &TopicPartition, mapper: &PartitionMapper, now: Timestamp) {
+    let labels = [("partition", partition.to_string())];
+    let books = mapper.books();
+    let absolute = |name: &'static str, value: u64| metrics::counter!(name, &labels).absolute(value);
+    absolute("clickmill_mapper_lines_total", books.lines);
+    absolute("clickmill_mapper_clicks_counted_total", books.counted);
+    absolute("clickmill_mapper_clicks_duplicate_total", books.duplicates);
+    absolute("clickmill_mapper_clicks_late_total", books.late);
+    for (reason, count) in RejectReason::ALL.iter().zip(&books.rejected) {
+        metrics::counter!(
+            "clickmill_mapper_lines_rejected_total",
+            "partition" => partition.to_string(), "reason" => reason.as_str()
+        )
+        .absolute(*count);
+    }
+    let watermark = mapper.watermark();
+    if watermark != Watermark::NONE {
+        metrics::gauge!("clickmill_mapper_watermark_delay_seconds", &labels)
+            .set(now.as_secs_f64() - watermark.time().as_secs_f64());
     }
 }
 

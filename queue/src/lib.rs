@@ -21,7 +21,9 @@ pub mod memory;
 pub mod stage;
 pub mod topology;
 mod types;
+pub mod worker;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use stage::{Progress, Stage, StageError, WhenFenced};
 pub use types::*;
+pub use worker::{Worker, WorkerConfig};

@@ -7,7 +7,7 @@
 //! - a minute's rankings are told once, when every aggregator partition has told its own, oldest minute first;
 //! - after a restart what was told is passed over, and the minutes still pending are read again.
 //!
-//! [`Reducer`] is the operator, pure; [`ReducerWorker`] is the loop around it, the only part that knows the queue.
+//! [`Reducer`] is the operator, pure; [`ReducerWorker`] feeds it, the only part that knows the queue.
 
 mod checkpoint;
 mod reducer;
@@ -15,4 +15,4 @@ mod worker;
 
 pub use checkpoint::ReducerCheckpoint;
 pub use reducer::{Published, Reducer};
-pub use worker::{ReducerConfig, ReducerWorker};
+pub use worker::{PartitionReducer, ReducerWorker};

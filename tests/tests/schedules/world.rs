@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clickmill_aggregator::{AggregatorConfig, AggregatorWorker};
+use clickmill_aggregator::AggregatorWorker;
 use clickmill_db_writer::{ResultsConfig, ResultsWriter};
-use clickmill_mapper::{MapperConfig, MapperWorker};
+use clickmill_mapper::MapperWorker;
 use clickmill_model::records::{
     CLICK_PARTIALS, CLICK_RESULTS, DEAD_LETTERS, LATE_CLICKS, MapperCheckpoint, Origin, SetAsideBatch, SourceHeader,
     SourceMark, TOP_CANDIDATES,
@@ -16,9 +16,10 @@ use clickmill_model::{Definition, FilterId, Minute, Offset, Partition, RawPartit
 use clickmill_queue::definitions;
 use clickmill_queue::memory::{CommitFault, MemoryQueue};
 use clickmill_queue::{
-    Clock, ManualClock, Producer, Queue, QueueError, Record, Stage, StageError, TopicPartition, Transaction, topology,
+    Clock, ManualClock, Producer, Queue, QueueError, Record, Stage, StageError, TopicPartition, Transaction,
+    WorkerConfig, topology,
 };
-use clickmill_reducer::{ReducerConfig, ReducerWorker};
+use clickmill_reducer::ReducerWorker;
 use clickmill_store::memory::MemoryStore;
 use clickmill_store::{AggregateStore, MinuteRange};
 use clickmill_tests::model::Model;
@@ -119,17 +120,11 @@ impl World {
     fn make(&self, (kind, name): Who) -> Result<Box<dyn Stage>, StageError> {
         let queue: Arc<dyn Queue> = Arc::new(self.queue.clone());
         let (name, linger) = (name.to_string(), Duration::ZERO);
+        let config = WorkerConfig { name: name.clone(), linger, ..WorkerConfig::default() };
         Ok(match kind {
-            Kind::Mapper => {
-                Box::new(MapperWorker::start(queue, MapperConfig { name, linger, ..MapperConfig::default() })?)
-            }
-            Kind::Aggregator => Box::new(AggregatorWorker::start(
-                queue,
-                AggregatorConfig { name, linger, ..AggregatorConfig::default() },
-            )?),
-            Kind::Reducer => {
-                Box::new(ReducerWorker::start(queue, ReducerConfig { name, linger, ..ReducerConfig::default() })?)
-            }
+            Kind::Mapper => Box::new(MapperWorker::start(queue, config)?),
+            Kind::Aggregator => Box::new(AggregatorWorker::start(queue, config)?),
+            Kind::Reducer => Box::new(ReducerWorker::start(queue, config)?),
             Kind::DbWriter => {
                 let keep = Duration::from_secs(400 * 86_400);
                 let config = ResultsConfig { name, linger, keep_counts: keep, keep_rankings: keep, minutes: None };
