@@ -43,6 +43,11 @@ impl Complete {
         Self { from: self.from.max(other.from), until: self.until.min(other.until) }
     }
 
+    /// What of it is still there, as was read after the figures: retention may have deleted some of them while they were read.
+    pub(crate) fn still(self, after: Self) -> Self {
+        Self { from: self.from.max(after.from), ..self }
+    }
+
     /// The first minute of the range that is not complete; its end where all are.
     pub(crate) fn reaches(self, range: MinuteRange) -> Minute {
         if range.from < self.from { range.from } else { self.until.clamp(range.from, range.to) }

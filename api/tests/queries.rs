@@ -392,3 +392,18 @@ fn lines_set_aside_are_listed_newest_first() {
     assert_eq!(lines("?limit=200").len(), 180, "all there are");
     assert_eq!(server.json("/v1/late")["lines"], json!([]));
 }
+
+#[test]
+fn figures_that_are_deleted_while_they_are_read_are_not_complete() {
+    for path in [
+        "/v1/ads/ad001/aggregated_count?from=202101010000&to=202101010002",
+        "/v1/ads/ad001/counts?from=202101010000&to=202101010002&step=minute",
+        "/v1/ads/popular_ads?from=202101010000&to=202101010002",
+    ] {
+        // Each is the first to read of its own server, since later ones find the figures gone.
+        let store = MapStore { expires_when_read: Some(minute("202101010001")), ..store() };
+        let answer = Server::of(Arc::new(store)).json(path);
+        assert_eq!(answer["complete"], false, "{path}");
+        assert_eq!(answer["complete_until"], 202101010000_u64, "{path}");
+    }
+}

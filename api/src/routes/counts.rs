@@ -79,7 +79,7 @@ pub(super) async fn aggregated_count(
     let read = move || {
         let (complete, range) = reader.counted(filter, from, to)?;
         let counts = reader.store().counts(&[&ad_id], filter, range)?;
-        let complete_until = complete.reaches(range);
+        let complete_until = complete.still(reader.complete_counts(filter)?).reaches(range);
         Ok(CountAnswer {
             ad_id,
             count: counts.first().copied().unwrap_or(0),
@@ -169,7 +169,7 @@ pub(super) async fn series(State(app): State<Arc<App>>, AdId(ad_id): AdId, query
             return Err(Problem::parameter("step", detail));
         }
         let found = reader.store().series(&ad_id, filter, range, step)?;
-        let complete_until = complete.reaches(range);
+        let complete_until = complete.still(reader.complete_counts(filter)?).reaches(range);
         let answer = SeriesAnswer {
             ad_id,
             filter,
@@ -210,13 +210,15 @@ impl App {
         from: Option<Minute>,
         to: Option<Minute>,
     ) -> Result<(Complete, MinuteRange), Problem> {
-        let definitions = self.definitions()?;
-        if !definitions.filters.contains_key(&filter) {
+        if !self.definitions()?.filters.contains_key(&filter) {
             return Err(Problem::unknown_filter(filter));
         }
-        let progress = self.store().progress()?;
-        let complete = Complete::counts(&progress, filter, definitions.partitions());
+        let complete = self.complete_counts(filter)?;
         Ok((complete, complete.range(from, to, self.now())?))
+    }
+
+    fn complete_counts(&self, filter: FilterId) -> Result<Complete, Problem> {
+        Ok(Complete::counts(&self.store().progress()?, filter, self.definitions()?.partitions()))
     }
 }
 

@@ -89,7 +89,10 @@ pub(super) async fn popular_ads(State(app): State<Arc<App>>, query: Query) -> Re
         let rankings = Complete::rankings(&progress, filter, partitions);
         let range = rankings.range(from, to, reader.now())?;
         let top = top(reader.store(), &definitions.all, &progress, filter, range, n)?;
-        let counts = Complete::counts(&progress, filter, partitions);
+        let after = reader.store().progress()?;
+        let rankings = rankings.still(Complete::rankings(&after, filter, partitions));
+        let counts =
+            Complete::counts(&progress, filter, partitions).still(Complete::counts(&after, filter, partitions));
         let complete = if top.by_counts { rankings.and(counts) } else { rankings };
         let complete_until = if top.lacking { range.from } else { complete.reaches(range) };
         let (ad_ids, counts) = top.ads.into_iter().unzip();

@@ -45,6 +45,8 @@ pub(crate) struct MapStore {
     pub(crate) longest_merge: i64,
     /// A window whose rankings stand only from this minute on.
     pub(crate) late_window: Option<(Window, Minute)>,
+    /// What lies before it is deleted while figures are read.
+    pub(crate) expires_when_read: Option<Minute>,
     pub(crate) broken: AtomicBool,
     /// How often it was asked anything.
     pub(crate) asked: AtomicUsize,
@@ -121,6 +123,17 @@ impl MapStore {
     }
 }
 
+impl MapStore {
+    /// Retention passes over the figures before `expires_when_read`, if set, while somebody reads.
+    fn expire_meanwhile(&self) {
+        if let Some(before) = self.expires_when_read {
+            self.clicks.lock().retain(|(_, _, at), _| *at >= before);
+            let mut progress = self.progress.lock();
+            (progress.counts_from, progress.rankings_from) = (Some(before), Some(before));
+        }
+    }
+}
+
 impl AggregateStore for MapStore {
     fn write_closed(&self, _: &ClosedWrite) -> Result<()> {
         Ok(())
@@ -146,12 +159,14 @@ impl AggregateStore for MapStore {
 
     fn counts(&self, ads: &[&str], filter: FilterId, range: MinuteRange) -> Result<Vec<u64>> {
         self.check()?;
+        self.expire_meanwhile();
         let totals: BTreeMap<String, u64> = self.ranking(filter, range.from, range.to).into_iter().collect();
         Ok(ads.iter().map(|ad| totals.get(*ad).copied().unwrap_or(0)).collect())
     }
 
     fn series(&self, ad: &str, filter: FilterId, range: MinuteRange, step: SpanKind) -> Result<Vec<(Minute, u64)>> {
         self.check()?;
+        self.expire_meanwhile();
         let mut spans: BTreeMap<Minute, u64> = BTreeMap::new();
         for ((f, known, at), count) in &*self.clicks.lock() {
             if *f == filter && known == ad && (range.from..range.to).contains(at) {
@@ -163,11 +178,13 @@ impl AggregateStore for MapStore {
 
     fn rankings(&self, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<Option<Ranking>>> {
         self.check()?;
+        self.expire_meanwhile();
         Ok(which.iter().map(|(window, last)| self.stored(filter, *window, *last)).collect())
     }
 
     fn top(&self, filter: FilterId, range: MinuteRange, n: usize) -> Result<Option<TopAds>> {
         self.check()?;
+        self.expire_meanwhile();
         let mut ads = self.ranking(filter, range.from, range.to);
         ads.truncate(n);
         Ok((range.to.minus(range.from) <= self.longest_merge).then_some(ads))
