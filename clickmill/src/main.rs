@@ -8,6 +8,7 @@ mod define;
 mod demo;
 mod drain;
 mod generate;
+mod names;
 mod pipeline;
 #[cfg(test)]
 mod reference;

@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 
 use crate::Misused;
 use crate::config::{Config, QueueKind, StoreKind};
+use crate::names::WorkerName;
 
 /// What a process does with the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,10 +134,6 @@ impl Parts {
         Ok(())
     }
 
-    fn worker_config(&self) -> WorkerConfig {
-        WorkerConfig { name: self.config.input.source.clone(), ..WorkerConfig::default() }
-    }
-
     fn watcher_config(&self, drain: bool, live: &LiveReport) -> clickmill_log_watcher::Config {
         let Config { input, time, .. } = &self.config;
         clickmill_log_watcher::Config {
@@ -198,6 +195,10 @@ impl Running {
         Ok(())
     }
 
+    fn name(&self, stage: &str) -> anyhow::Result<WorkerName> {
+        WorkerName::take(&self.parts.config.data_dir, stage, &self.parts.config.input.source)
+    }
+
     /// The log watcher; returns what it reports as it goes.
     pub(crate) fn watcher(&mut self, drain: bool) -> anyhow::Result<LiveReport> {
         let live = LiveReport::default();
@@ -211,33 +212,33 @@ impl Running {
     }
 
     pub(crate) fn mapper(&mut self) -> anyhow::Result<()> {
-        let parts = self.parts.clone();
+        let (parts, name) = (self.parts.clone(), self.name("mapper")?);
         self.spawn("mapper", WhenFenced::JoinAgain, move || {
-            Ok(Box::new(MapperWorker::start(Arc::clone(&parts.queue), parts.worker_config())?) as Box<dyn Stage>)
+            Ok(Box::new(MapperWorker::start(Arc::clone(&parts.queue), worker_config(&name))?) as Box<dyn Stage>)
         })
     }
 
     pub(crate) fn aggregator(&mut self) -> anyhow::Result<()> {
-        let parts = self.parts.clone();
+        let (parts, name) = (self.parts.clone(), self.name("aggregator")?);
         self.spawn("aggregator", WhenFenced::JoinAgain, move || {
-            Ok(Box::new(AggregatorWorker::start(Arc::clone(&parts.queue), parts.worker_config())?) as Box<dyn Stage>)
+            Ok(Box::new(AggregatorWorker::start(Arc::clone(&parts.queue), worker_config(&name))?) as Box<dyn Stage>)
         })
     }
 
     pub(crate) fn reducer(&mut self) -> anyhow::Result<()> {
-        let parts = self.parts.clone();
+        let (parts, name) = (self.parts.clone(), self.name("reducer")?);
         self.spawn("reducer", WhenFenced::JoinAgain, move || {
-            Ok(Box::new(ReducerWorker::start(Arc::clone(&parts.queue), parts.worker_config())?) as Box<dyn Stage>)
+            Ok(Box::new(ReducerWorker::start(Arc::clone(&parts.queue), worker_config(&name))?) as Box<dyn Stage>)
         })
     }
 
     /// The writers: results, raw lines, late clicks.
     pub(crate) fn writers(&mut self) -> anyhow::Result<()> {
         let files = self.parts.files()?;
-        let parts = self.parts.clone();
+        let (parts, name) = (self.parts.clone(), self.name("db-writer")?);
         self.spawn("db-writer", WhenFenced::JoinAgain, move || {
             let config = ResultsConfig {
-                name: parts.config.input.source.clone(),
+                name: name.as_str().to_owned(),
                 linger: Duration::from_millis(50),
                 keep_counts: parts.config.retention.counts,
                 keep_rankings: parts.config.retention.rankings,
@@ -246,10 +247,10 @@ impl Running {
             let writer = ResultsWriter::start(Arc::clone(&parts.queue), Arc::clone(&parts.store), config)?;
             Ok(Box::new(writer) as Box<dyn Stage>)
         })?;
-        let (parts, raw_files) = (self.parts.clone(), Arc::clone(&files));
+        let (parts, raw_files, name) = (self.parts.clone(), Arc::clone(&files), self.name("raw-writer")?);
         self.spawn("raw-writer", WhenFenced::JoinAgain, move || {
             let config = RawConfig {
-                name: parts.config.input.source.clone(),
+                name: name.as_str().to_owned(),
                 topics: parts.config.input.topics.clone(),
                 max_clock_skew: parts.config.time.max_clock_skew,
                 flush: Arc::clone(&parts.flush),
@@ -258,13 +259,10 @@ impl Running {
             let writer = RawWriter::start(Arc::clone(&parts.queue), Arc::clone(&raw_files), config)?;
             Ok(Box::new(writer) as Box<dyn Stage>)
         })?;
-        let parts = self.parts.clone();
+        let (parts, name) = (self.parts.clone(), self.name("late-writer")?);
         self.spawn("late-writer", WhenFenced::JoinAgain, move || {
-            let config = LateConfig {
-                name: parts.config.input.source.clone(),
-                flush: Arc::clone(&parts.flush),
-                ..LateConfig::default()
-            };
+            let config =
+                LateConfig { name: name.as_str().to_owned(), flush: Arc::clone(&parts.flush), ..LateConfig::default() };
             let writer = LateWriter::start(Arc::clone(&parts.queue), Arc::clone(&files), config)?;
             Ok(Box::new(writer) as Box<dyn Stage>)
         })
@@ -304,6 +302,10 @@ impl Running {
         }
         first
     }
+}
+
+fn worker_config(name: &WorkerName) -> WorkerConfig {
+    WorkerConfig { name: name.as_str().to_owned(), ..WorkerConfig::default() }
 }
 
 /// How far the store is complete: counts and rankings both.

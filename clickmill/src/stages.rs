@@ -24,6 +24,19 @@ pub(crate) enum One {
     Api,
 }
 
+impl One {
+    fn name(self) -> &'static str {
+        match self {
+            Self::LogWatcher => "log-watcher",
+            Self::Mapper => "mapper",
+            Self::Aggregator => "aggregator",
+            Self::Reducer => "reducer",
+            Self::DbWriter => "db-writer",
+            Self::Api => "api",
+        }
+    }
+}
+
 /// Runs one stage until told to stop.
 #[allow(clippy::print_stdout)]
 pub(crate) fn run(config: &Config, common: &Common, one: One) -> anyhow::Result<()> {
@@ -57,8 +70,10 @@ pub(crate) fn run(config: &Config, common: &Common, one: One) -> anyhow::Result<
     }
     let server = if one == One::Api { Server::api(&parts)? } else { Server::ops(&parts)? };
     println!("listening on http://{}", server.address);
+    tracing::info!(stage = one.name(), data_dir = %config.data_dir.display(), "runs");
     while !stop.load(Ordering::Relaxed) && !running.has_ended() {
         std::thread::sleep(Duration::from_millis(20));
     }
+    tracing::info!(stage = one.name(), "stopping");
     running.stop()
 }

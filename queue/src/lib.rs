@@ -19,6 +19,7 @@ pub mod definitions;
 pub mod embedded;
 pub mod memory;
 pub mod stage;
+mod tell;
 pub mod topology;
 mod types;
 pub mod worker;

@@ -1,6 +1,7 @@
 //! What no single crate can show: the whole pipeline against a slow model, under faults, and as a process that is killed.
 //!
-//! [`model`] says what every figure must be; [`process`] runs the real program; [`answers`] compares what it says with what is true, [`raw`] reads what it left in Parquet.
+//! [`model`] says what every figure must be; [`process`] runs the real program; [`answers`] compares what it says with what is true, [`raw`] reads what it left in Parquet,
+//! [`traffic`] writes logs meanwhile.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // Helpers of tests give up as tests do.
 
@@ -9,3 +10,4 @@ pub mod dice;
 pub mod model;
 pub mod process;
 pub mod raw;
+pub mod traffic;

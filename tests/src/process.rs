@@ -1,10 +1,12 @@
 //! The real program as a process: built once, run on a folder of its own, asked over HTTP, killed.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -35,7 +37,9 @@ pub fn program() -> &'static Path {
         let test = std::env::current_exe().unwrap();
         let profile_dir = test.ancestors().nth(2).unwrap();
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--package", "clickmill", "--target-dir"]).arg(profile_dir.parent().unwrap());
+        // With the features of the whole workspace, so that what its tests have built is not built again.
+        build.args(["build", "--quiet", "--workspace", "--bin", "clickmill", "--target-dir"]);
+        build.arg(profile_dir.parent().unwrap());
         if profile_dir.ends_with("release") {
             build.arg("--release");
         }
@@ -49,6 +53,7 @@ pub fn program() -> &'static Path {
 #[derive(Debug)]
 pub struct Site {
     folder: TempDir,
+    started: AtomicU32,
 }
 
 /// What a command left.
@@ -65,7 +70,7 @@ pub struct Finished {
 impl Site {
     /// A new folder with this `clickmill.toml`.
     pub fn new(configuration: &str) -> Self {
-        let site = Self { folder: tempfile::tempdir().unwrap() };
+        let site = Self { folder: tempfile::tempdir().unwrap(), started: AtomicU32::new(0) };
         site.configure(configuration);
         fs::create_dir(site.logs()).unwrap();
         site
@@ -91,22 +96,14 @@ impl Site {
         self.folder.path().join("clickmill-data")
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    /// A command that is not started yet, to set limits and variables.
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(program());
         command.args(args).current_dir(self.path()).stdin(Stdio::null());
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CLICKMILL_")) {
             command.env_remove(name);
         }
         command
-    }
-
-    fn log(&self) -> PathBuf {
-        self.folder.path().join("stderr.log")
-    }
-
-    fn stderr_tail(&self) -> String {
-        let log = fs::read(self.log()).unwrap_or_default();
-        String::from_utf8_lossy(&log[log.len().saturating_sub(4000)..]).into_owned()
     }
 
     /// Runs a command to its end.
@@ -117,9 +114,7 @@ impl Site {
         let mut running = self.start(args);
         let status = running.wait(at_most);
         let stdout = running.stdout.iter().collect::<Vec<_>>().join("\n");
-        let mut stderr = String::new();
-        File::open(self.log()).unwrap().read_to_string(&mut stderr).unwrap();
-        Finished { status, stdout, stderr }
+        Finished { status, stdout, stderr: running.stderr() }
     }
 
     /// [`Site::run`] of a command that must succeed. Returns its results.
@@ -128,14 +123,20 @@ impl Site {
     /// Where it does not end with status 0.
     pub fn succeed(&self, args: &[&str], at_most: Duration) -> String {
         let finished = self.run(args, at_most);
-        assert!(finished.status.success(), "{args:?}: {}\n{}", finished.status, self.stderr_tail());
+        assert!(finished.status.success(), "{args:?}: {}\n{}", finished.status, tail(&finished.stderr));
         finished.stdout
     }
 
-    /// Starts a command that goes on. Its log goes to the site's `stderr.log`, beginning anew.
+    /// Starts a command that goes on.
     pub fn start(&self, args: &[&str]) -> Running<'_> {
-        let mut command = self.command(args);
-        let mut child = command.stdout(Stdio::piped()).stderr(File::create(self.log()).unwrap()).spawn().unwrap();
+        self.start_command(self.command(args))
+    }
+
+    /// [`Site::start`] of a command from [`Site::command`].
+    pub fn start_command(&self, mut command: Command) -> Running<'_> {
+        let number = self.started.fetch_add(1, Ordering::Relaxed);
+        let log = self.folder.path().join(format!("stderr-{number}.log"));
+        let mut child = command.stdout(Stdio::piped()).stderr(File::create(&log).unwrap()).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (send, lines) = channel();
         std::thread::spawn(move || {
@@ -145,7 +146,7 @@ impl Site {
                 }
             }
         });
-        Running { site: self, child, stdout: lines, address: None }
+        Running { _site: PhantomData, child, log: Log(log), stdout: lines, address: None }
     }
 
     /// Starts a command that serves HTTP, and waits until it is ready.
@@ -159,8 +160,10 @@ impl Site {
 /// A command that runs. It is killed when dropped.
 #[derive(Debug)]
 pub struct Running<'a> {
-    site: &'a Site,
+    /// The folder must outlive it.
+    _site: PhantomData<&'a Site>,
     child: Child,
+    log: Log,
     stdout: Receiver<String>,
     address: Option<String>,
 }
@@ -185,7 +188,7 @@ impl Running<'_> {
 
     fn must_run(&mut self) {
         if let Some(status) = self.child.try_wait().unwrap() {
-            panic!("it ended: {status}\n{}", self.site.stderr_tail());
+            panic!("it ended: {status}\n{}", tail(&self.stderr()));
         }
     }
 
@@ -211,9 +214,7 @@ impl Running<'_> {
     /// # Panics
     /// Where there is none, or it has another status than 200.
     pub fn get(&self, path: &str) -> Value {
-        let Some((status, body)) = self.try_get(path) else {
-            panic!("no answer to {path}\n{}", self.site.stderr_tail())
-        };
+        let Some((status, body)) = self.try_get(path) else { panic!("no answer to {path}\n{}", tail(&self.stderr())) };
         assert_eq!(status, 200, "{path}: {body}");
         serde_json::from_str(&body).unwrap()
     }
@@ -236,16 +237,51 @@ impl Running<'_> {
         kill_process(pid, signal).unwrap();
     }
 
-    fn wait(&mut self, at_most: Duration) -> ExitStatus {
+    /// What it has logged so far.
+    pub fn stderr(&self) -> String {
+        self.log.read()
+    }
+
+    /// Where it logs, for when it is gone.
+    pub fn log(&self) -> Log {
+        self.log.clone()
+    }
+
+    /// Its process number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// Where it takes longer than `at_most`.
+    pub fn wait(&mut self, at_most: Duration) -> ExitStatus {
         let deadline = Instant::now() + at_most;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(Instant::now() < deadline, "it did not end in {at_most:?}\n{}", self.site.stderr_tail());
+            assert!(Instant::now() < deadline, "it did not end in {at_most:?}\n{}", tail(&self.stderr()));
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// The log of a process.
+#[derive(Debug, Clone)]
+pub struct Log(PathBuf);
+
+impl Log {
+    /// What it has logged so far.
+    pub fn read(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.0).unwrap()).into_owned()
+    }
+}
+
+/// The end of a log, for messages.
+fn tail(log: &str) -> &str {
+    &log[log.floor_char_boundary(log.len().saturating_sub(4000))..]
 }
 
 impl Drop for Running<'_> {

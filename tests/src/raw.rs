@@ -1,5 +1,6 @@
 //! What raw Parquet holds, read row by row by column names alone.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -39,6 +40,22 @@ pub fn read(folder: &Path) -> Vec<RawLine> {
     }
     lines.sort();
     lines
+}
+
+/// Demands that every one of these (sorted) lines stands in raw Parquet of a data folder once, and none else.
+///
+/// # Panics
+/// Where that is not so.
+pub fn assert_raw(data: &Path, lines: &[Vec<u8>]) {
+    let raw = read(&data.join("files/raw"));
+    let places: BTreeSet<_> = raw.iter().map(|r| (&r.topic, r.partition, r.offset, r.line_number)).collect();
+    assert_eq!(places.len(), raw.len(), "a place in the queue stands twice in raw Parquet");
+    let mut found: Vec<&[u8]> = raw.iter().map(|raw| raw.line.as_slice()).collect();
+    found.sort_unstable();
+    assert_eq!(found.len(), lines.len(), "lines in raw Parquet and in the logs");
+    let different = found.iter().zip(lines).find(|(found, line)| **found != line.as_slice());
+    let text = |line: &[u8]| String::from_utf8_lossy(line).into_owned();
+    assert_eq!(different.map(|(found, line)| (text(found), text(line))), None);
 }
 
 fn parquet_files(folder: &Path) -> Vec<PathBuf> {

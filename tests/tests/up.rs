@@ -2,18 +2,18 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests unwrap as tests do.
 
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
-use clickmill_generator::{Options, Start, Summary, TRUTH_FILE, Truth, generate};
+use clickmill_generator::{Options, Summary, TRUTH_FILE, Truth, generate};
 use clickmill_model::records::{Origin, SourceHeader, SourceMark};
 use clickmill_model::{Definition, Filter, FilterId, InputTopic, Offset, Partition, RawPartition, Timestamp, Window};
 use clickmill_tests::answers::{assert_counts, assert_top, lines_of_logs};
 use clickmill_tests::dice::{Dice, seeds};
 use clickmill_tests::model::Model;
 use clickmill_tests::process::Site;
-use clickmill_tests::raw;
+use clickmill_tests::raw::assert_raw;
+use clickmill_tests::traffic::{Traffic, live};
 
 const CONFIGURATION: &str = r#"
 [input]
@@ -76,23 +76,6 @@ fn no_clock() -> Timestamp {
     Timestamp::EPOCH
 }
 
-fn wall_clock() -> Timestamp {
-    Timestamp::from_micros(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as i64)
-}
-
-/// Every line of the logs stands in raw Parquet once, and none else.
-fn assert_raw(site: &Site, lines: &[Vec<u8>]) {
-    let raw = raw::read(&site.data().join("files/raw"));
-    let places: BTreeSet<_> = raw.iter().map(|r| (&r.topic, r.partition, r.offset, r.line_number)).collect();
-    assert_eq!(places.len(), raw.len(), "a place in the queue stands twice in raw Parquet");
-    let mut found: Vec<&[u8]> = raw.iter().map(|raw| raw.line.as_slice()).collect();
-    found.sort_unstable();
-    assert_eq!(found.len(), lines.len(), "lines in raw Parquet and in the logs");
-    let different = found.iter().zip(lines).find(|(found, line)| **found != line.as_slice());
-    let text = |line: &[u8]| String::from_utf8_lossy(line).into_owned();
-    assert_eq!(different.map(|(found, line)| (text(found), text(line))), None);
-}
-
 #[test]
 fn drain_counts_are_exactly_the_truth() {
     let site = Site::new(CONFIGURATION);
@@ -121,12 +104,12 @@ fn drain_counts_are_exactly_the_truth() {
         assert_top(&api, filter, first.plus(1), last, 7, &model.top(filter, first.plus(1), last));
     }
     drop(api);
-    assert_raw(&site, &log_lines);
+    assert_raw(&site.data(), &log_lines);
 
     // Again, and nothing is new.
     let summary = site.succeed(&["up", "--drain"], LONG);
     assert!(summary.contains("0 lines: 0 clicks"), "{summary:?}");
-    assert_raw(&site, &log_lines);
+    assert_raw(&site.data(), &log_lines);
 }
 
 #[test]
@@ -135,36 +118,19 @@ fn thirty_kills_under_load_lose_and_double_nothing() {
     let seed = seeds(1)[0];
     let mut dice = Dice::new(seed);
     let site = Site::new(CONFIGURATION);
-    let stop = AtomicBool::new(false);
-    let options = Options {
-        clicks: u64::MAX,
-        ads: 200,
-        seed,
-        files: 2,
-        duplicates: 0.03,
-        disorder: Duration::from_secs(2),
-        start: Start::Now { history: Duration::from_secs(90) },
-        rate: Some(3000),
-        rotate_lines: Some(4000),
-        ..Options::new(site.logs())
-    };
+    let traffic = Traffic::start(Options { seed, ..live(&site.logs(), 3000) });
     let mut ready = 0;
-    let made = std::thread::scope(|scope| {
-        let traffic = scope.spawn(|| generate(&options, wall_clock, |_| (), &stop));
-        let stops = StopsWhenDropped(&stop);
-        for kill in 0..KILLS {
-            let mut up = site.start(&["up", "--listen", "127.0.0.1:0"]);
-            // Some die while they start, some while they catch up, some in the flow.
-            if kill % 3 == 0 {
-                up.wait_until_ready(LONG);
-                ready += 1;
-            }
-            std::thread::sleep(Duration::from_millis(dice.below(1500)));
-            up.kill();
+    for kill in 0..KILLS {
+        let mut up = site.start(&["up", "--listen", "127.0.0.1:0"]);
+        // Some die while they start, some while they catch up, some in the flow.
+        if kill % 3 == 0 {
+            up.wait_until_ready(LONG);
+            ready += 1;
         }
-        drop(stops);
-        traffic.join().unwrap().unwrap()
-    });
+        std::thread::sleep(Duration::from_millis(dice.below(1500)));
+        up.kill();
+    }
+    let made = traffic.stop();
     assert_eq!(ready, KILLS.div_ceil(3));
     let summary = site.succeed(&["up", "--drain"], LONG);
     let drained: u64 = summary.split(' ').next().unwrap().parse().unwrap();
@@ -183,13 +149,5 @@ fn thirty_kills_under_load_lose_and_double_nothing() {
         assert_counts(&api, filter, &truth_of(&model, filter));
     }
     drop(api);
-    assert_raw(&site, &log_lines);
-}
-
-struct StopsWhenDropped<'a>(&'a AtomicBool);
-
-impl Drop for StopsWhenDropped<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
+    assert_raw(&site.data(), &log_lines);
 }

@@ -15,6 +15,7 @@ use super::shared::Member;
 use super::topics::{self, Log};
 use super::writer::data_version;
 use crate::check;
+use crate::tell;
 use crate::types::{Consumer, ConsumerIdentity, OffsetRange, Poll, Result, TopicPartition};
 
 /// A consumer that waits shows itself so often, so that it is not taken for one that nobody uses.
@@ -204,6 +205,7 @@ impl Consumer for EmbeddedConsumer {
             if self.at_rest != Some(state) {
                 self.at_rest = None;
                 if let Some(news) = self.news()? {
+                    tell::news(&self.member.who.group, &news);
                     return Ok(news);
                 }
                 if let Some(records) = self.fetch(max_bytes)? {

@@ -1,0 +1,66 @@
+//! Live traffic with a known truth, written while a test does its worst to the program.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clickmill_generator::{GenerateError, Options, Start, Summary, generate};
+use clickmill_model::Timestamp;
+
+/// A thread that writes log files until it is stopped.
+#[derive(Debug)]
+pub struct Traffic {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<Summary, GenerateError>>>,
+}
+
+/// What the machine's clock says.
+pub fn wall_clock() -> Timestamp {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    Timestamp::from_micros(i64::try_from(since_1970.as_micros()).unwrap())
+}
+
+/// Lines of now and of the 90 seconds before, without end, at so many a second; two files, each rotated by rename about every second.
+pub fn live(folder: &Path, rate: u64) -> Options {
+    Options {
+        clicks: u64::MAX,
+        ads: 200,
+        files: 2,
+        duplicates: 0.03,
+        disorder: Duration::from_secs(2),
+        start: Start::Now { history: Duration::from_secs(90) },
+        rate: Some(rate),
+        rotate_lines: Some(rate * 4 / 3),
+        ..Options::new(folder)
+    }
+}
+
+impl Traffic {
+    /// Starts to write.
+    pub fn start(options: Options) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || generate(&options, wall_clock, |_| (), &flag));
+        Self { stop, thread: Some(thread) }
+    }
+
+    /// Ends it, and says what was written.
+    ///
+    /// # Panics
+    /// Where it could not be written.
+    pub fn stop(mut self) -> Summary {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap().unwrap()
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
