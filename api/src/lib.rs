@@ -17,6 +17,7 @@ mod catalog;
 mod gate;
 mod http;
 mod metrics;
+mod page;
 mod params;
 mod range;
 mod routes;
@@ -33,6 +34,7 @@ pub use app::Sources;
 pub use board::{RunState, StageBoard, StageState};
 pub use http::limits::Limits;
 pub use metrics::install_metrics;
+pub use page::PAGE;
 
 /// Why the API could not be served.
 #[derive(Debug, Error)]

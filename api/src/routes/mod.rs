@@ -23,9 +23,7 @@ use crate::board::StageBoard;
 use crate::http::guard::guard;
 use crate::http::limits::Limits;
 use crate::http::problem::{Kind, Problem, ProblemBody};
-
-/// The dashboard: one file, which loads nothing from elsewhere.
-const PAGE: &str = include_str!("../../page/index.html");
+use crate::page::PAGE;
 
 #[derive(OpenApi)]
 #[openapi(

@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
+use clickmill_api::PAGE;
 use serde_json::{Value, json};
-
-const PAGE: &str = include_str!("../../page/index.html");
 
 /// What the API answers.
 pub(crate) struct World {
