@@ -1,0 +1,217 @@
+//! The running program under live traffic: CPU, memory, how soon a minute can be read, how long queries take, and how soon it has caught up after a kill.
+//!
+//! `cargo bench -p clickmill-tests --bench live -- [MINUTES] [LINES_A_SECOND]`, by default 10 minutes of 50,000 lines a second, of 100,000 ads.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs)]
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use clickmill_generator::{Options, Start};
+use clickmill_model::{Minute, Timestamp};
+use clickmill_tests::process::{Running, Site, wait_for};
+use clickmill_tests::traffic::{Traffic, wall_clock};
+use serde_json::Value;
+
+const CONFIGURATION: &str = r#"
+[input]
+logs = ["logs/*.log"]
+source = "bench"
+
+[time]
+max_disorder = "5s"
+
+[[filter]]
+id = 1
+name = "USA"
+country = ["USA"]
+
+[[filter]]
+id = 2
+name = "neither USA nor India"
+exclude_country = ["USA", "India"]
+
+[[filter]]
+id = 3
+name = "a network"
+ip = ["207.148.0.0/16"]
+"#;
+
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(120);
+
+/// Requests a second, and over how many connections.
+const REQUESTS: u64 = 1000;
+const CONNECTIONS: u64 = 8;
+
+fn main() {
+    let numbers: Vec<u64> = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
+    let minutes = numbers.first().copied().unwrap_or(10);
+    let rate = numbers.get(1).copied().unwrap_or(50_000);
+    let site = Site::new(CONFIGURATION);
+    let traffic = Traffic::start(Options {
+        clicks: u64::MAX,
+        ads: 100_000,
+        duplicates: 0.01,
+        disorder: Duration::from_secs(3),
+        start: Start::Now { history: Duration::ZERO },
+        rate: Some(rate),
+        rotate_lines: Some(rate * 60),
+        ..Options::new(site.logs())
+    });
+    let up = site.serve(&["up", "--listen", "127.0.0.1:0"], LONG);
+    println!(
+        "{rate} lines/s, {minutes} minutes; each minute: CPU of a core, memory, how long after its watermark it could be read"
+    );
+    let mut delays = Vec::new();
+    for _ in 0..minutes {
+        let (cpu, began) = (cpu_seconds(up.pid()), Instant::now());
+        delays.extend(watch_a_minute(&up));
+        println!(
+            "  {:4.0} % CPU  {:5} MB  {:4} ms",
+            (cpu_seconds(up.pid()) - cpu) / began.elapsed().as_secs_f64() * 100.0,
+            resident_bytes(up.pid()) / 1_000_000,
+            delays.last().map_or(0, |delay: &Duration| delay.as_millis()),
+        );
+    }
+    println!("a minute could be read at most {} ms after its watermark", delays.iter().max().unwrap().as_millis());
+
+    let count = |now: Minute| format!("/v1/ads/ad000001/aggregated_count?from={}&to={now}", now.plus(-60));
+    report(&format!("count of 60 minutes, {REQUESTS} requests/s"), &load(&up, REQUESTS, 30, count));
+    let popular = |now: Minute| format!("/v1/ads/popular_ads?from={}&to={now}", now.plus(-24 * 60));
+    report("popular_ads of 24 hours, 50 requests/s", &load(&up, 50, 10, popular));
+
+    let lines = lines_so_far(&up);
+    up.kill();
+    let began = Instant::now();
+    let up = site.serve(&["up", "--listen", "127.0.0.1:0"], LONG);
+    println!("after a SIGKILL at {lines} lines: ready after {:.1} s", began.elapsed().as_secs_f64());
+    wait_for("it to catch up", LONG, || behind(&up).filter(|behind| *behind < Duration::from_secs(7)));
+    println!("caught up (watermark as before) after {:.1} s", began.elapsed().as_secs_f64());
+    drop(up);
+    let made = traffic.stop();
+    println!("{} lines were written", made.lines);
+}
+
+/// Waits until one more minute can be read. Returns how long after its watermark that was.
+fn watch_a_minute(up: &Running<'_>) -> Option<Duration> {
+    let minute = |status: &Value| status["rankings_complete_until"].as_u64();
+    let before = minute(&up.get("/v1/status"));
+    let mut passed: Option<(Minute, Instant)> = None;
+    let deadline = Instant::now() + LONG;
+    while Instant::now() < deadline {
+        let status = up.get("/v1/status");
+        let asked = Instant::now();
+        if let Some(watermark) =
+            status["watermark"].as_str().and_then(|w| clickmill_model::line::parse_timestamp(w.as_bytes()))
+        {
+            let open = watermark.minute();
+            if passed.is_none_or(|(minute, _)| minute < open) {
+                passed = Some((open, asked));
+            }
+        }
+        if minute(&status) > before
+            && let (Some((_, at)), Some(_)) = (passed, before)
+        {
+            // The status is up to a quarter of a second old for both, so that their difference is right to about that.
+            return Some(at.elapsed());
+        }
+        if before.is_none() && minute(&status).is_some() {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("no minute closed in {LONG:?}");
+}
+
+/// How far the watermark is behind the clock.
+fn behind(up: &Running<'_>) -> Option<Duration> {
+    let delay = serde_json::from_str::<Value>(&up.try_get("/v1/status")?.1).ok()?["delay_seconds"].as_f64()?;
+    Some(Duration::from_secs_f64(delay.max(0.0)))
+}
+
+fn lines_so_far(up: &Running<'_>) -> u64 {
+    up.get("/v1/status")["books"]["lines"].as_u64().unwrap()
+}
+
+/// Sends requests at a fixed rate for so many seconds. Each is timed from when it was due, so that an answer that holds up others counts for all of them.
+fn load(up: &Running<'_>, rate: u64, seconds: u64, path: impl Fn(Minute) -> String + Sync) -> Vec<Duration> {
+    let address = up.address().trim_start_matches("http://");
+    let (next, failed) = (AtomicU64::new(0), AtomicBool::new(false));
+    let began = Instant::now();
+    let mut all: Vec<Duration> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CONNECTIONS)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut connection = TcpStream::connect(address).unwrap();
+                    connection.set_nodelay(true).unwrap();
+                    let mut times = Vec::new();
+                    loop {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        if number >= rate * seconds {
+                            return times;
+                        }
+                        let due = began + Duration::from_secs_f64(number as f64 / rate as f64);
+                        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                        let now: Timestamp = wall_clock();
+                        if !ask(&mut connection, &path(now.minute())) {
+                            failed.store(true, Ordering::Relaxed);
+                        }
+                        times.push(due.elapsed());
+                    }
+                })
+            })
+            .collect();
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    assert!(!failed.into_inner(), "an answer was not 200");
+    all.sort_unstable();
+    all
+}
+
+/// One request over a connection that stays. True where the answer is 200.
+fn ask(connection: &mut TcpStream, path: &str) -> bool {
+    write!(connection, "GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    let mut buffer = [0; 16 << 10];
+    loop {
+        let read = connection.read(&mut buffer).unwrap();
+        assert!(read > 0, "the connection was closed");
+        answer.extend_from_slice(&buffer[..read]);
+        let text = String::from_utf8_lossy(&answer);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+        });
+        if body.len() >= length.unwrap_or_else(|| panic!("no length: {head}")) {
+            return head.starts_with("HTTP/1.1 200");
+        }
+    }
+}
+
+fn report(what: &str, times: &[Duration]) {
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1000.0;
+    println!(
+        "{what}: p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, most {:.1} ms",
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        at(1.0)
+    );
+}
+
+/// User and system time of a process so far.
+fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+}
+
+fn resident_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
