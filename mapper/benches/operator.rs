@@ -5,9 +5,13 @@
 use clickmill_generator::{Options, lines};
 use clickmill_mapper::{Combiner, PartitionMapper};
 use clickmill_model::records::{Origin, SourceHeader, SourceMark};
-use clickmill_model::{Definition, Filter, FilterId, Offset, Partition, RawPartition, Timestamp};
+use clickmill_model::{Definition, Filter, FilterId, LineParser, Offset, Partition, RawPartition, Timestamp};
 use clickmill_queue::{Fetched, Record};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+
+/// As the program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn definition() -> Definition {
     let filter = |id| Filter { id: FilterId(id), ..Filter::default() };
@@ -20,17 +24,19 @@ fn definition() -> Definition {
     Definition { filters, ..Definition::default() }
 }
 
-/// The clicks as records of 256 KiB, as a watcher that catches up sends them.
+/// The clicks of four minutes as records of 256 KiB, as a watcher that catches up sends them; minutes close as time passes.
 fn records(clicks: u64, ads: u64) -> Vec<Fetched> {
-    let (text, _) = lines(&Options { clicks, ads, minutes: 2, ..Options::new("") }).unwrap();
+    let (text, _) = lines(&Options { clicks, ads, minutes: 4, ..Options::new("") }).unwrap();
+    let mut parser = LineParser::new();
     let mut records = Vec::new();
     let mut rest = text.as_slice();
     while !rest.is_empty() {
         let cut = rest.len().min(256 << 10);
         let cut = rest[..cut].iter().rposition(|b| *b == b'\n').unwrap() + 1;
+        let first = parser.parse(rest.split(|b| *b == b'\n').next().unwrap()).unwrap().timestamp;
         let header = SourceHeader {
             source: "bench".into(),
-            mark: SourceMark::At(Timestamp::EPOCH),
+            mark: SourceMark::At(first.before(definition().time.max_disorder)),
             origin: Origin { runs: vec![("a.log".into(), vec![0])] },
         };
         records.push(Fetched {
@@ -52,7 +58,7 @@ fn operator(c: &mut Criterion) {
     let mut group = c.benchmark_group("mapper");
     group.sample_size(10);
     for (name, ads) in [("100,000 ads", 100_000), ("2,000,000 ads", 2_000_000)] {
-        let clicks = 2_000_000;
+        let clicks = 4_000_000;
         let records = records(clicks, ads);
         group.throughput(Throughput::Elements(clicks));
         group.bench_function(name, |b| {

@@ -43,6 +43,12 @@ impl Combiner {
         self.ads.prefetch(hash);
     }
 
+    /// Asks for the memory that it reads next, once the first is there.
+    #[inline]
+    pub(crate) fn prefetch_text(&self, hash: u64) {
+        self.ads.prefetch_text(hash);
+    }
+
     /// The number of an ad, until the next [`Combiner::trim`].
     #[inline]
     pub(crate) fn number(&mut self, hash: u64, ad: &[u8]) -> u32 {

@@ -1,23 +1,38 @@
 //! The identities seen in one open minute.
 
 use clickmill_model::Identity;
+use clickmill_model::places::Places;
 use clickmill_model::prefetch::prefetch;
 
 /// A set of identities: open addressing with linear probing over 16 bytes a place, at most five eighths full.
 #[derive(Debug, Default)]
 pub(crate) struct Identities {
-    places: Vec<u128>,
+    places: Places<u128>,
     len: usize,
 }
 
 impl Identities {
     /// Room for `expected` identities without growing.
     pub(crate) fn with_room_for(expected: usize) -> Self {
-        let mut set = Self::default();
-        if expected > 0 {
-            set.places = vec![0; (expected * 8 / 5 + 1).next_power_of_two().max(64)];
-        }
-        set
+        let places = if expected > 0 { Places::zeros(places_for(expected)) } else { Places::default() };
+        Self { places, len: 0 }
+    }
+
+    /// True where it has the memory that [`Identities::with_room_for`] so many would take.
+    pub(crate) fn has_just_room_for(&self, expected: usize) -> bool {
+        self.room() == places_for(expected)
+    }
+
+    /// How many places it has.
+    pub(crate) fn room(&self) -> usize {
+        self.places.get().len()
+    }
+
+    /// The same memory with nothing in it.
+    pub(crate) fn cleared(mut self) -> Self {
+        self.places.get_mut().fill(0);
+        self.len = 0;
+        self
     }
 
     /// How many it holds.
@@ -28,43 +43,52 @@ impl Identities {
     /// Asks for the memory that [`Identities::insert`] reads first.
     #[inline]
     pub(crate) fn prefetch(&self, identity: Identity) {
-        prefetch(&self.places, identity.0 as usize & self.places.len().wrapping_sub(1));
+        let places = self.places.get();
+        prefetch(places, identity.0 as usize & places.len().wrapping_sub(1));
     }
 
     /// Adds it. False where it was there already.
     #[inline]
     pub(crate) fn insert(&mut self, identity: Identity) -> bool {
-        if (self.len + 1) * 8 > self.places.len() * 5 {
+        if (self.len + 1) * 8 > self.places.get().len() * 5 {
             self.grow();
         }
-        let key = key(identity);
-        let mask = self.places.len() - 1;
-        let mut at = key as usize & mask;
-        loop {
-            let place = self.places[at];
-            if place == key {
-                return false;
-            }
-            if place == 0 {
-                self.places[at] = key;
-                self.len += 1;
-                return true;
-            }
-            at = (at + 1) & mask;
-        }
+        let is_new = insert(self.places.get_mut(), key(identity));
+        self.len += usize::from(is_new);
+        is_new
     }
 
+    #[cold]
     fn grow(&mut self) {
-        let larger = vec![0; (self.places.len() * 2).max(64)];
+        let larger = Places::zeros((self.places.get().len() * 2).max(64));
         let smaller = std::mem::replace(&mut self.places, larger);
-        let mask = self.places.len() - 1;
-        for key in smaller.into_iter().filter(|key| *key != 0) {
-            let mut at = key as usize & mask;
-            while self.places[at] != 0 {
-                at = (at + 1) & mask;
-            }
-            self.places[at] = key;
+        let places = self.places.get_mut();
+        for key in smaller.get().iter().filter(|key| **key != 0) {
+            insert(places, *key);
         }
+    }
+}
+
+/// The places of a set that holds so many without growing.
+fn places_for(identities: usize) -> usize {
+    (identities * 8 / 5 + 1).next_power_of_two().max(64)
+}
+
+/// Puts the key in, unless it is there. There must be an empty place.
+#[inline]
+fn insert(places: &mut [u128], key: u128) -> bool {
+    let mask = places.len() - 1;
+    let mut at = key as usize & mask;
+    loop {
+        let place = &mut places[at];
+        if *place == key {
+            return false;
+        }
+        if *place == 0 {
+            *place = key;
+            return true;
+        }
+        at = (at + 1) & mask;
     }
 }
 
@@ -91,5 +115,9 @@ mod tests {
             assert_eq!(set.insert(identity), model.insert(key(identity)));
         }
         assert_eq!(set.len(), model.len());
+        let room = set.room();
+        let mut set = set.cleared();
+        assert_eq!((set.len(), set.room()), (0, room));
+        assert!(model.iter().all(|key| set.insert(Identity(*key))), "nothing is left of what it held");
     }
 }

@@ -29,6 +29,8 @@ pub(crate) struct OpenMinutes {
     /// The highest minute that was ever open.
     pub(crate) highest: Option<Minute>,
     expected_identities: usize,
+    /// The memory of a minute that was closed, for the next one: to clear it is cheaper than to get new memory from the system.
+    spare: Option<Identities>,
 }
 
 impl OpenMinutes {
@@ -51,7 +53,10 @@ impl OpenMinutes {
         let followed = definitions.of(minute);
         let (filters, dedup) = (Arc::clone(&followed.filters), followed.dedup);
         let expected = if self.all.len() < MOST_WITH_ROOM { self.expected_identities } else { 0 };
-        let identities = Identities::with_room_for(expected);
+        let identities = match self.spare.take_if(|spare| expected > 0 && spare.has_just_room_for(expected)) {
+            Some(spare) => spare.cleared(),
+            None => Identities::with_room_for(expected),
+        };
         self.all.push(OpenMinute { minute, identities, first, filters, dedup });
         let slot = self.all.len() as u32 - 1;
         self.slots.insert(minute, slot);
@@ -70,7 +75,8 @@ impl OpenMinutes {
         if let Some(largest) = closing.map(|open| open.identities.len()).max() {
             // The next minutes will hold about as many: their tables need not grow on the way.
             self.expected_identities = largest;
-            self.all.retain(|open| !watermark.closes(open.minute));
+            let closed = self.all.extract_if(.., |open| watermark.closes(open.minute));
+            self.spare = closed.map(|open| open.identities).chain(self.spare.take()).max_by_key(Identities::room);
             self.slots = self.all.iter().enumerate().map(|(i, open)| (open.minute, i as u32)).collect();
         }
     }

@@ -1,5 +1,6 @@
 //! The operator: one raw partition's records become blocks of partial counts.
 
+use std::cell::LazyCell;
 use std::collections::BTreeSet;
 
 use clickmill_model::prefetch::AHEAD;
@@ -8,7 +9,7 @@ use clickmill_model::records::{
 };
 use clickmill_model::{
     AdTable, Click, CodecError, Columns, Definition, DefinitionVersion, FilterMask, Identity, LineParser, Minute,
-    Offset, RawPartition, RejectReason, TimeSettings, Timestamp, Watermark,
+    Offset, RawPartition, RejectReason, SourceName, TimeSettings, Timestamp, Watermark,
 };
 use clickmill_queue::Fetched;
 
@@ -267,37 +268,49 @@ impl PartitionMapper {
         let mut parser = std::mem::take(&mut self.parser);
         let mut highest = None;
         let mut counted = false;
-        for (number, line) in lines.enumerate() {
+        let mut number = 0;
+        let header = LazyCell::new(|| {
+            record.record.header(SourceHeader::KEY).and_then(|bytes| SourceHeader::decode(bytes).ok())
+        });
+        let origin_of = |line| {
+            let header = header.as_ref()?;
+            let (file, at) = header.origin.of_line(line)?;
+            Some((header.source.clone(), file.to_owned(), at))
+        };
+        for line in lines {
             let fate = match parser.parse(line) {
                 Err(reason) => Err(Some(reason)),
                 Ok(click) if click.timestamp > latest => Err(Some(RejectReason::WrongClock)),
                 Ok(click) => {
                     highest = highest.max(Some(click.timestamp));
-                    if self.watermark.closes(click.timestamp.minute()) { Err(None) } else { Ok(click) }
+                    let minute = click.timestamp.minute();
+                    if self.watermark.closes(minute) { Err(None) } else { Ok((click, minute)) }
                 }
             };
             match fate {
-                Ok(click) => {
+                Ok((click, minute)) => {
                     counted = true;
-                    self.enqueue(&click, record.offset);
+                    self.enqueue(&click, minute, record.offset);
                 }
                 Err(_) if replay => {}
-                Err(reason) => self.set_aside(record, number, line, reason),
+                Err(reason) => self.set_aside(record, number, line, reason, origin_of(number)),
             }
-            if !replay {
-                self.books.lines += 1;
-            }
+            number += 1;
         }
-        if counted && !replay {
-            self.oldest_arrival = Some(self.oldest_arrival.map_or(record.arrival, |oldest| oldest.min(record.arrival)));
+        if !replay {
+            self.books.lines += number as u64;
+            if counted {
+                let oldest = self.oldest_arrival.map_or(record.arrival, |oldest| oldest.min(record.arrival));
+                self.oldest_arrival = Some(oldest);
+            }
         }
         self.parser = parser;
         highest
     }
 
     #[inline]
-    fn enqueue(&mut self, click: &Click<'_>, offset: Offset) {
-        let slot = self.open.slot(click.timestamp.minute(), offset, &self.definitions);
+    fn enqueue(&mut self, click: &Click<'_>, minute: Minute, offset: Offset) {
+        let slot = self.open.slot(minute, offset, &self.definitions);
         let identity = click.identity(&mut self.hashed);
         let ad = click.ad_id.as_bytes();
         let start = self.pending_ads.len() as u32;
@@ -328,8 +341,11 @@ impl PartitionMapper {
             }
         }
         for (i, click) in pending.iter().enumerate() {
-            if let Some(next) = pending.get(i + AHEAD) {
+            if let Some(next) = pending.get(i + 2 * AHEAD) {
                 combiner.prefetch(next.ad_hash);
+            }
+            if let Some(next) = pending.get(i + AHEAD) {
+                combiner.prefetch_text(next.ad_hash);
             }
             if click.filters == FilterMask(0) {
                 // Filter 0 matches every click, so that only a duplicate matches none.
@@ -348,12 +364,14 @@ impl PartitionMapper {
         pending_ads.clear();
     }
 
-    fn set_aside(&mut self, record: &Fetched, number: usize, line: &[u8], reason: Option<RejectReason>) {
-        let header = record.record.header(SourceHeader::KEY).and_then(|bytes| SourceHeader::decode(bytes).ok());
-        let origin = header.and_then(|header| {
-            let (file, at) = header.origin.of_line(number)?;
-            Some((header.source.clone(), file.to_owned(), at))
-        });
+    fn set_aside(
+        &mut self,
+        record: &Fetched,
+        number: usize,
+        line: &[u8],
+        reason: Option<RejectReason>,
+        origin: Option<(SourceName, String, u64)>,
+    ) {
         let aside = SetAside {
             offset: record.offset,
             line_number: number as u32,

@@ -209,6 +209,7 @@ mod tests {
             ip: ip.parse().unwrap(),
             country,
             event_id: None,
+            plain: None,
         };
         let places: Vec<usize> = FilterSet::new(&filters()).matches(&click).places().collect();
         assert_eq!(places, expected, "{country} {ip} {user_id}");
@@ -237,6 +238,7 @@ mod tests {
             ip: "1.1.1.1".parse().unwrap(),
             country: "c",
             event_id: None,
+            plain: None,
         };
         assert_eq!(set.matches(&click).places().count(), 64);
     }

@@ -2,19 +2,52 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::places::Places;
 use crate::prefetch::prefetch;
 
 /// Gives each distinct string a number, 0, 1, 2 … in the order of their first appearance, and finds it again.
 ///
-/// The strings stand end to end in one buffer; the table is open addressing with linear probing over 8 bytes a place, at most
-/// half full. A string costs its bytes and 20 to 36 more.
-#[derive(Debug, Clone, Default)]
+/// The strings stand end to end in one buffer; the table is open addressing with linear probing over 16 bytes a place, at most
+/// half full. A string costs its bytes and 36 to 68 more.
+#[derive(Debug, Default)]
 pub struct AdTable {
-    /// Upper half of the hash in the high 32 bits, number + 1 in the low ones; 0 is an empty place.
-    places: Vec<u64>,
+    places: Places<u128>,
     ends: Vec<u32>,
-    hashes: Vec<u64>,
     bytes: Vec<u8>,
+}
+
+/// What stands in a place of the table: from the lowest bit on, the number + 1 (32 bits; 0 in an empty place), where the string begins (32 bits), its length ([`LENGTH_BITS`]; all ones where it is
+/// that or more), and the upper bits of its hash. So most look-ups read one place, and the string that they look for.
+#[derive(Clone, Copy)]
+struct Place(u128);
+
+const LENGTH_BITS: u32 = 16;
+const LONG: usize = (1 << LENGTH_BITS) - 1;
+/// How many of the hash's lower bits are left out.
+const CUT_BITS: u32 = LENGTH_BITS;
+
+impl Place {
+    fn new(hash: u64, number: u32, start: u32, len: usize) -> Self {
+        let low = u64::from(number + 1) | u64::from(start) << 32;
+        let high = hash >> CUT_BITS << CUT_BITS | len.min(LONG) as u64;
+        Self(u128::from(low) | u128::from(high) << 64)
+    }
+
+    fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    fn number(self) -> u32 {
+        (self.0 as u32).wrapping_sub(1)
+    }
+
+    fn start(self) -> usize {
+        (self.0 >> 32) as u32 as usize
+    }
+
+    fn may_be(self, hash: u64, len: usize) -> bool {
+        (self.0 >> 64) as u64 == hash >> CUT_BITS << CUT_BITS | len.min(LONG) as u64
+    }
 }
 
 impl AdTable {
@@ -51,66 +84,94 @@ impl AdTable {
         &self.bytes[start as usize..*end as usize]
     }
 
-    /// Asks for the memory that [`AdTable::intern`] of a string with this hash reads first.
+    /// Asks for the memory that a look-up of a string with this hash reads first.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
-        prefetch(&self.places, hash as usize & self.places.len().wrapping_sub(1));
+        let places = self.places.get();
+        prefetch(places, hash as usize & places.len().wrapping_sub(1));
+    }
+
+    /// Asks for the memory that it reads next, once the first is there.
+    #[inline]
+    pub fn prefetch_text(&self, hash: u64) {
+        let places = self.places.get();
+        if let Some(place) = places.get(hash as usize & places.len().wrapping_sub(1)) {
+            prefetch(&self.bytes, Place(*place).start());
+        }
     }
 
     /// The number of `text`, whose [`AdTable::hash`] is `hash`, if it is there.
+    #[inline]
     pub fn find(&self, hash: u64, text: &[u8]) -> Option<u32> {
-        if self.places.is_empty() {
-            return None;
-        }
-        let mask = self.places.len() - 1;
+        let places = self.places.get();
+        let mask = places.len().checked_sub(1)?;
         let mut at = hash as usize & mask;
         loop {
-            let place = self.places[at];
-            if place == 0 {
+            let place = Place(places[at]);
+            if place.is_empty() {
                 return None;
             }
-            let number = (place as u32).wrapping_sub(1);
-            if place >> 32 == hash >> 32 && self.get(number) == text {
-                return Some(number);
+            if place.may_be(hash, text.len()) && self.is(place, text) {
+                return Some(place.number());
             }
             at = (at + 1) & mask;
         }
+    }
+
+    #[inline]
+    fn is(&self, place: Place, text: &[u8]) -> bool {
+        if text.len() >= LONG {
+            return self.get(place.number()) == text;
+        }
+        self.bytes.get(place.start()..place.start() + text.len()) == Some(text)
     }
 
     /// The number of `text`, whose [`AdTable::hash`] is `hash`; a new one if it was not there.
     ///
     /// `None` where the table is full: 2³² − 1 strings, or 4 GiB of them.
+    #[inline]
     pub fn intern(&mut self, hash: u64, text: &[u8]) -> Option<u32> {
-        if let Some(number) = self.find(hash, text) {
-            return Some(number);
+        match self.find(hash, text) {
+            Some(number) => Some(number),
+            None => self.add(hash, text),
         }
-        if (self.ends.len() + 1) * 2 > self.places.len() {
+    }
+
+    fn add(&mut self, hash: u64, text: &[u8]) -> Option<u32> {
+        let number = u32::try_from(self.ends.len()).ok().filter(|n| *n < u32::MAX)?;
+        let start = self.bytes.len() as u32;
+        let end = u32::try_from(self.bytes.len() + text.len()).ok()?;
+        if (self.ends.len() + 1) * 2 > self.places.get().len() {
             self.grow();
         }
-        let number = u32::try_from(self.ends.len()).ok().filter(|n| *n < u32::MAX)?;
-        let end = u32::try_from(self.bytes.len() + text.len()).ok()?;
         self.bytes.extend_from_slice(text);
         self.ends.push(end);
-        self.hashes.push(hash);
-        self.place(hash, number);
+        put(self.places.get_mut(), hash, Place::new(hash, number, start, text.len()));
         Some(number)
     }
 
-    fn place(&mut self, hash: u64, number: u32) {
-        let mask = self.places.len() - 1;
-        let mut at = hash as usize & mask;
-        while self.places[at] != 0 {
-            at = (at + 1) & mask;
-        }
-        self.places[at] = (hash >> 32) << 32 | u64::from(number + 1);
-    }
-
+    /// Doubles the places, and puts every string in anew.
     fn grow(&mut self) {
-        self.places = vec![0; (self.places.len() * 2).max(1024)];
-        for number in 0..self.hashes.len() {
-            self.place(self.hashes[number], number as u32);
+        let mut larger = Places::zeros((self.places.get().len() * 2).max(1024));
+        let places = larger.get_mut();
+        let mut start = 0;
+        for (number, end) in self.ends.iter().enumerate() {
+            let text = &self.bytes[start as usize..*end as usize];
+            let hash = Self::hash(text);
+            put(places, hash, Place::new(hash, number as u32, start, text.len()));
+            start = *end;
         }
+        self.places = larger;
     }
+}
+
+fn put(places: &mut [u128], hash: u64, new: Place) {
+    let mask = places.len() - 1;
+    let mut at = hash as usize & mask;
+    while !Place(places[at]).is_empty() {
+        at = (at + 1) & mask;
+    }
+    places[at] = new.0;
 }
 
 #[cfg(test)]
@@ -146,5 +207,16 @@ mod tests {
         assert_eq!(table.intern(7, b"a"), Some(0));
         assert_eq!(table.intern(0, b""), Some(2));
         assert_eq!(table.find(7, b"c"), None);
+    }
+
+    #[test]
+    fn strings_of_every_length_are_told_apart() {
+        let mut table = AdTable::new();
+        let long: Vec<Vec<u8>> = [0, 1, LONG - 1, LONG, LONG + 1, LONG + 2].map(|len| vec![b'x'; len]).into();
+        for round in 0..2 {
+            for (number, text) in (0..).zip(&long) {
+                assert_eq!(table.intern(7, text), Some(number), "{} bytes, round {round}", text.len());
+            }
+        }
     }
 }

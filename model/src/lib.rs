@@ -14,6 +14,7 @@ pub mod ids;
 pub mod intern;
 pub mod line;
 pub mod partition;
+pub mod places;
 pub mod prefetch;
 pub mod records;
 pub mod time;

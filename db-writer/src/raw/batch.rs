@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{ArrayRef, RecordBatch};
+use clickmill_model::line::{ip_of_canonical, write_ip};
 use clickmill_model::{Click, Offset, Partition, RejectReason, Timestamp};
 use parquet::errors::Result;
 
-use super::canonical::{ip_of_canonical, write_ip};
 use super::columns::{Numbers, Texts, Word, Words};
 use super::schema::IN_MEMORY;
 

@@ -3,7 +3,7 @@
 //! `raw/` holds every line of the raw topics once, duplicates and late ones included, in the order of their offsets. The columns: `topic`, `partition`, `offset` (of the record),
 //! `line_number` (the place in the record), `arrival`, `source`, `file`, `byte_offset` (where it stood; null for a foreign producer), `ad_id`, `click_timestamp`, `user_id`, `ip`,
 //! `country`, `event_id` (null for a line that is no click), `reason` (why it was not counted; a click of a wrong clock has a reason and its columns), `line` (its bytes; null where
-//! the columns give them back, see [`original_line`]).
+//! the columns give them back, see [`original_line`](clickmill_model::line::original_line)).
 //!
 //! Exactly once: a file holds consecutive offsets of one partition. Its name depends on its first line alone, and it is only ever created. Its offsets are committed when it is durable. A
 //! writer that finds the name taken, by itself before a crash or by another one that it took over from or that took over from it, relies on that file, commits the offsets that
@@ -11,7 +11,6 @@
 
 mod batch;
 mod build;
-mod canonical;
 mod columns;
 mod files;
 pub mod read;
@@ -28,7 +27,6 @@ use clickmill_model::{TimeSettings, Timestamp};
 use clickmill_queue::topology::RAW_WRITER;
 use clickmill_queue::{Progress, Queue, Stage, StageError};
 
-pub use canonical::original_line;
 pub use files::{Files, FilesError, Listed, Published, Sink};
 pub use span::{FORMAT, FileSpan, Part, each_line_once, parts};
 pub use writer::Rolling;

@@ -6,11 +6,11 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::DataType;
+use clickmill_model::line::original_line;
 use clickmill_model::records::LATE_CLICKS;
 use clickmill_model::{Offset, Partition, RejectReason, Timestamp};
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
-use super::canonical::original_line;
 use super::files::{Files, FilesError};
 use super::span::{FileSpan, Part};
 

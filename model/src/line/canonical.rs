@@ -7,9 +7,11 @@
 use std::io::Write;
 use std::net::IpAddr;
 
-use clickmill_model::calendar::civil_from_days;
-use clickmill_model::{Click, Timestamp};
 use memchr::memchr;
+
+use crate::calendar::civil_from_days;
+use crate::click::Click;
+use crate::time::Timestamp;
 
 const PREFIX: &[u8] = b"[AdClickEvent] ";
 const BETWEEN: &[u8] = b", ";
@@ -37,8 +39,10 @@ pub fn original_line(
 /// The address as it stands in `line`, where `line` is the canonical one of `click`, which was parsed from it; otherwise nothing.
 ///
 /// Every byte of the line is compared, so that an address back means that [`original_line`] writes exactly this line.
-#[inline]
-pub(crate) fn ip_of_canonical<'a>(line: &'a [u8], click: &Click<'_>) -> Option<&'a [u8]> {
+pub fn ip_of_canonical<'a>(line: &'a [u8], click: &Click<'a>) -> Option<&'a [u8]> {
+    if let Some(text) = click.plain {
+        return Some(text.ip);
+    }
     if click.event_id.is_some() {
         return None;
     }
@@ -60,7 +64,6 @@ pub(crate) fn ip_of_canonical<'a>(line: &'a [u8], click: &Click<'_>) -> Option<&
     canonical.then_some(ip)
 }
 
-#[inline]
 fn is_canonical_time(text: &[u8], time: Timestamp) -> bool {
     if text.len() == 19 && time.as_micros().rem_euclid(MICROS_PER_SECOND) == 0 {
         // Nineteen bytes that were read as a time differ from the canonical ones in the separator at most.
@@ -71,7 +74,8 @@ fn is_canonical_time(text: &[u8], time: Timestamp) -> bool {
     canonical == text
 }
 
-fn write_time(time: Timestamp, out: &mut Vec<u8>) {
+/// Writes a time as a canonical line has it.
+pub(crate) fn write_time(time: Timestamp, out: &mut Vec<u8>) {
     let seconds = time.as_micros().div_euclid(MICROS_PER_SECOND);
     let micros = time.as_micros().rem_euclid(MICROS_PER_SECOND).unsigned_abs();
     let day = civil_from_days(seconds.div_euclid(86_400));
@@ -105,7 +109,7 @@ fn digits(number: u64, width: u32, out: &mut Vec<u8>) {
 }
 
 /// Writes an address as the columns hold it.
-pub(crate) fn write_ip(ip: IpAddr, out: &mut String) {
+pub fn write_ip(ip: IpAddr, out: &mut String) {
     out.clear();
     // Writing to a string never fails.
     let _ = std::fmt::Write::write_fmt(out, format_args!("{ip}"));
@@ -113,10 +117,10 @@ pub(crate) fn write_ip(ip: IpAddr, out: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use clickmill_model::LineParser;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::line::LineParser;
 
     fn written_back(line: &[u8]) -> Option<Vec<u8>> {
         let mut parser = LineParser::new();
