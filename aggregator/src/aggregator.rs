@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use clickmill_model::prefetch::AHEAD;
 use clickmill_model::records::{Candidates, Covered, PartialBlock, ResultBody, ResultRecord};
 use clickmill_model::{
-    AdTable, Columns, Definition, DefinitionVersion, FilterId, Minute, Offset, Partition, RawPartition, Revision, Span,
-    SpanKind, Timestamp, Watermark, Window,
+    AdTable, Announced, Columns, Definition, DefinitionVersion, FilterId, Minute, Offset, Partition, RawPartition,
+    Revision, Span, SpanKind, Timestamp, Watermark, Window,
 };
 use thiserror::Error;
 
@@ -15,6 +15,8 @@ use crate::open::{Entries, OpenMinute};
 use crate::publish::Published;
 use crate::rank::Best;
 use crate::windows::{ClosedMinute, Windows};
+
+mod follow;
 
 /// A broken promise of the mappers, or of what is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -59,7 +61,13 @@ pub enum AggregateError {
 pub(crate) struct Raw {
     pub(crate) to: Offset,
     pub(crate) watermark: Watermark,
-    pub(crate) definitions: Vec<(DefinitionVersion, Minute)>,
+    pub(crate) definitions: Vec<Announced>,
+}
+
+impl AsRef<[Announced]> for Raw {
+    fn as_ref(&self) -> &[Announced] {
+        &self.definitions
+    }
 }
 
 /// What a closing tells.
@@ -87,7 +95,8 @@ const ROWS_A_CLOSING: usize = 2_000_000;
 pub struct Aggregator {
     partition: Partition,
     published: Published,
-    inputs: Vec<RawPartition>,
+    /// The definition whose inputs the next minute waits for.
+    inputs_since: DefinitionVersion,
     raws: BTreeMap<RawPartition, Raw>,
     ads: AdTable,
     open: BTreeMap<Minute, OpenMinute>,
@@ -104,18 +113,13 @@ pub struct Aggregator {
     hashes: Vec<u64>,
 }
 
-fn raw_partitions(definition: &Definition) -> Vec<RawPartition> {
-    let of = |topic: &str, n| (0..n).map(|p| RawPartition::new(topic, Partition(p))).collect::<Vec<_>>();
-    definition.inputs.iter().flat_map(|input| of(&input.topic, input.partitions)).collect()
-}
-
 impl Aggregator {
     /// Starts where nothing was ever committed. `definitions` holds all that there are, oldest first, at least one.
     pub fn new(partition: Partition, definitions: &[Definition]) -> Self {
         Self {
             partition,
             published: Published::new(definitions),
-            inputs: definitions.last().map(raw_partitions).unwrap_or_default(),
+            inputs_since: definitions.first().map_or(0, |definition| definition.version),
             raws: BTreeMap::new(),
             ads: AdTable::new(),
             open: BTreeMap::new(),
@@ -139,11 +143,13 @@ impl Aggregator {
     /// Goes on behind a checkpoint. Give it then each record of its own partition of `click-results` from `checkpoint.results_from` on ([`Aggregator::restore_result`]), call
     /// [`Aggregator::restored`], and give it each block from `checkpoint.replay_from` to the committed offset ([`Aggregator::replay`]).
     pub fn restore(partition: Partition, definitions: &[Definition], checkpoint: &AggregatorCheckpoint) -> Self {
+        let new = Self::new(partition, definitions);
         Self {
             closed_until: checkpoint.closed_until,
             after_closing: Some(checkpoint.replay_from),
             sums_from: checkpoint.sums_from.iter().copied().collect(),
-            ..Self::new(partition, definitions)
+            inputs_since: checkpoint.inputs_since.unwrap_or(new.inputs_since),
+            ..new
         }
     }
 
@@ -182,7 +188,6 @@ impl Aggregator {
                         (c.raw.clone(), Raw { to: c.to, watermark: c.watermark, definitions })
                     })
                     .collect();
-                self.inputs = self.raws.keys().cloned().collect();
                 self.published.restore(filters);
                 self.closing_at = Some(offset);
             }
@@ -240,8 +245,8 @@ impl Aggregator {
             let (minute, closed_until) = (columns.span.start, self.closed_until);
             return Err(AggregateError::ClosedMinute { raw: block.raw.clone(), minute, closed_until });
         }
-        if let Some((version, _)) = block.definitions.iter().find(|(version, _)| !self.published.knows(*version)) {
-            return Err(AggregateError::UnknownDefinition { raw: block.raw.clone(), version: *version });
+        if let Some(unknown) = block.definitions.iter().find(|announced| !self.published.knows(announced.version)) {
+            return Err(AggregateError::UnknownDefinition { raw: block.raw.clone(), version: unknown.version });
         }
         self.after_closing.get_or_insert(offset);
         for columns in &block.minutes {
@@ -265,7 +270,7 @@ impl Aggregator {
                     }
                 }
                 raw.definitions.sort_unstable();
-                let needed = raw.definitions.iter().rposition(|(_, from)| *from <= closed_until).unwrap_or(0);
+                let needed = raw.definitions.iter().rposition(|announced| announced.from <= closed_until).unwrap_or(0);
                 raw.definitions.drain(..needed);
             }
             None => {
@@ -299,12 +304,6 @@ impl Aggregator {
         Ok(())
     }
 
-    /// How far time has come: the slowest raw partition.
-    pub fn watermark(&self) -> Watermark {
-        let of = |input| self.raws.get(input).map_or(Watermark::NONE, |raw| raw.watermark);
-        self.inputs.iter().map(of).min().unwrap_or(Watermark::NONE)
-    }
-
     /// The first minute that is not closed.
     pub fn closed_until(&self) -> Minute {
         self.closed_until
@@ -313,7 +312,7 @@ impl Aggregator {
     /// Closes the minutes that the watermark has passed, oldest first; `None` where there is none. What it tells will stand in `click-results` at `told_at` or later.
     /// It may pause on the way, so that a long history is told in several transactions: call it until it returns `None`.
     pub fn close(&mut self, told_at: Offset) -> Option<Closing> {
-        let target = self.watermark().open_from();
+        let target = self.target();
         let from = self.closed_until;
         if target <= from {
             return None;
@@ -333,6 +332,7 @@ impl Aggregator {
             at = minute.next();
         }
         self.closed_until = at;
+        self.forget_the_retired();
         self.closing_at = Some(told_at);
         let covered = self.raws.iter().map(|(raw, state)| Covered {
             raw: raw.clone(),
@@ -460,6 +460,7 @@ impl Aggregator {
             replay_from,
             results_from: self.closing_at.map(|at| self.windows.needed_from().map_or(at, |needed| needed.min(at))),
             sums_from: self.sums_from.iter().map(|(window, from)| (*window, *from)).collect(),
+            inputs_since: Some(self.inputs_since),
         }
     }
 

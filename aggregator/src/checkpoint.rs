@@ -1,15 +1,15 @@
 //! What the aggregator writes beside its committed offset: where in its own results a restart finds the rest.
 
 use clickmill_model::codec::{Reader, Writer};
-use clickmill_model::{CodecError, Minute, Offset, Window};
+use clickmill_model::{CodecError, DefinitionVersion, Minute, Offset, Window};
 
 const WHAT: &str = "an aggregator checkpoint";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// The metadata of the aggregator's committed offset.
 ///
-/// On the wire: version 1; the first open minute (zigzag); the offset in `click-partials`; 0, or 1 and the offset in `click-results`;
-/// the number of windows that came later, and for each its minutes and the first minute (zigzag) that it could sum up.
+/// On the wire: version 2; the first open minute (zigzag); the offset in `click-partials`; 0, or 1 and the offset in `click-results`;
+/// the number of windows that came later, and for each its minutes and the first minute (zigzag) that it could sum up; `inputs_since` (not in version 1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AggregatorCheckpoint {
     /// The first minute that is not closed.
@@ -21,6 +21,8 @@ pub struct AggregatorCheckpoint {
     pub results_from: Option<Offset>,
     /// The windows that were configured while the pipeline ran, each with the first minute that it could sum up.
     pub sums_from: Vec<(Window, Minute)>,
+    /// The definition whose inputs the next minute waits for. `None`: the first one's.
+    pub inputs_since: Option<DefinitionVersion>,
 }
 
 impl AggregatorCheckpoint {
@@ -38,19 +40,43 @@ impl AggregatorCheckpoint {
             out.uint(window.0.into());
             out.int(from.as_epoch());
         }
+        out.uint(self.inputs_since.unwrap_or(0).into());
         out.finish()
     }
 
     /// Reads it.
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        let (mut input, _) = Reader::new(bytes, WHAT, VERSION)?;
+        let (mut input, format) = Reader::new(bytes, WHAT, VERSION)?;
         let closed_until = Minute::from_epoch(input.int()?);
         let replay_from = Offset(input.uint()?);
         let results_from = if input.u8()? == 0 { None } else { Some(Offset(input.uint()?)) };
         let sums_from = (0..input.count(2)?)
             .map(|_| Ok((Window(input.u32()?), Minute::from_epoch(input.int()?))))
             .collect::<Result<_, CodecError>>()?;
+        let inputs_since = if format == 1 { 0 } else { input.u32()? };
         input.finish()?;
-        Ok(Self { closed_until, replay_from, results_from, sums_from })
+        let inputs_since = (inputs_since > 0).then_some(inputs_since);
+        Ok(Self { closed_until, replay_from, results_from, sums_from, inputs_since })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_of_version_1_is_read() {
+        // Open from minute 3, replay from 4, results from 5, the window of 6 minutes from minute 7.
+        let checkpoint = AggregatorCheckpoint::decode(&[1, 6, 4, 1, 5, 1, 6, 14]).unwrap();
+        let expected = AggregatorCheckpoint {
+            closed_until: Minute::from_epoch(3),
+            replay_from: Offset(4),
+            results_from: Some(Offset(5)),
+            sums_from: vec![(Window(6), Minute::from_epoch(7))],
+            inputs_since: None,
+        };
+        assert_eq!(checkpoint, expected);
+        let again = AggregatorCheckpoint { inputs_since: Some(3), ..checkpoint };
+        assert_eq!(AggregatorCheckpoint::decode(&again.encode()), Ok(again));
     }
 }

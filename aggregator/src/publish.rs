@@ -1,15 +1,15 @@
 //! Which filters are published in a minute, and which windows are in force: what every raw partition agrees on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clickmill_model::records::FilterSpan;
-use clickmill_model::{Definition, DefinitionVersion, FilterId, Minute, RawPartition};
+use clickmill_model::{Announced, Definition, DefinitionVersion, FilterId, Minute, RawPartition};
 
 use crate::aggregator::Raw;
 
-/// The definition that a raw partition counts a minute by.
-fn version_at(in_force: &[(DefinitionVersion, Minute)], minute: Minute) -> Option<DefinitionVersion> {
-    in_force.iter().rev().find(|(_, from)| *from <= minute).or(in_force.first()).map(|(version, _)| *version)
+/// The definition that a raw partition counts a minute by. `None` where it was no input then.
+fn version_at(announced: &[Announced], minute: Minute) -> Option<DefinitionVersion> {
+    announced.iter().rev().find(|announced| announced.from <= minute).map(|announced| announced.version)
 }
 
 /// The definitions, and from when to when each filter was published.
@@ -48,18 +48,28 @@ impl Published {
         self.definitions.iter().find(|d| d.version == version)
     }
 
+    pub(crate) fn definitions(&self) -> &[Definition] {
+        &self.definitions
+    }
+
+    /// The definitions that this minute is counted by, oldest first. A raw partition that is no input by its own definition of that minute has no say.
+    fn all_at(&self, minute: Minute, raws: &BTreeMap<RawPartition, Raw>) -> impl Iterator<Item = &Definition> {
+        let of = |(raw, state): (&RawPartition, &Raw)| {
+            let definition = self.definition(version_at(&state.definitions, minute)?)?;
+            definition.has_input(raw).then_some(definition.version)
+        };
+        let versions: BTreeSet<DefinitionVersion> = raws.iter().filter_map(of).collect();
+        versions.into_iter().filter_map(|version| self.definition(version))
+    }
+
     /// The definition whose windows and `n` hold at this minute: the oldest that a raw partition counts it by.
     pub(crate) fn in_force(&self, minute: Minute, raws: &BTreeMap<RawPartition, Raw>) -> Option<&Definition> {
-        let versions = raws.values().filter_map(|raw| version_at(&raw.definitions, minute));
-        self.definition(versions.min()?)
+        self.all_at(minute, raws).next()
     }
 
     /// The filters that every raw partition counted in this minute, by rising id.
     pub(crate) fn filters(&self, minute: Minute, raws: &BTreeMap<RawPartition, Raw>) -> Vec<FilterId> {
-        let mut versions: Vec<_> = raws.values().filter_map(|raw| version_at(&raw.definitions, minute)).collect();
-        versions.sort_unstable();
-        versions.dedup();
-        let mut definitions = versions.into_iter().filter_map(|version| self.definition(version));
+        let mut definitions = self.all_at(minute, raws);
         let Some(first) = definitions.next() else { return Vec::new() };
         let mut filters: Vec<FilterId> = first.filters.iter().map(|f| f.id).collect();
         for definition in definitions {
@@ -73,7 +83,7 @@ impl Published {
     pub(crate) fn close(&mut self, from: Minute, until: Minute, raws: &BTreeMap<RawPartition, Raw>) {
         let mut changes: Vec<Minute> = raws
             .values()
-            .flat_map(|raw| raw.definitions.iter().map(|(_, at)| *at))
+            .flat_map(|raw| raw.definitions.iter().map(|announced| announced.from))
             .filter(|at| *at > from && *at < until)
             .chain([from])
             .collect();

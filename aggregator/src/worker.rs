@@ -75,7 +75,7 @@ impl AggregatorWorker {
 
     /// A block may be of a definition that is newer than what was known when this process looked last.
     fn learn(&mut self, operator: &mut PartitionAggregator, block: &PartialBlock) -> Result<(), StageError> {
-        if block.definitions.iter().all(|(version, _)| *version <= operator.knows) {
+        if block.definitions.iter().all(|announced| announced.version <= operator.knows) {
             return Ok(());
         }
         self.definitions.refresh(&*self.queue)?;

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use clickmill_aggregator::{AggregateError, Aggregator, AggregatorCheckpoint};
 use clickmill_model::records::{Candidates, PartialBlock, ResultBody, ResultRecord};
 use clickmill_model::{
-    Columns, Definition, Filter, FilterId, InputTopic, Minute, Offset, Partition, RawPartition, Span, SpanKind,
-    Timestamp, Watermark, Window,
+    Announced, Columns, Definition, Filter, FilterId, InputTopic, Minute, Offset, Partition, RawPartition, Span,
+    SpanKind, Timestamp, Watermark, Window,
 };
 
 /// 2021-01-01 23:00: the day ends within the tests.
@@ -79,7 +79,7 @@ impl Run {
         }
         let from = Offset(self.to[raw]);
         self.to[raw] += 10;
-        let definitions = vec![(self.definitions.last().unwrap().version, Minute::MIN)];
+        let definitions = vec![Announced::new(self.definitions.last().unwrap().version, Minute::MIN)];
         PartialBlock {
             raw: RawPartition::new("ad-clicks", Partition(raw as u32)),
             from,
@@ -327,7 +327,7 @@ fn a_filter_is_published_where_every_partition_counted_it() {
             let mut block = run.block(raw, minute(m), &[(minute(m), "a", 2, 1)]);
             // Partition 0 counts the new filter from minute 5 on, partition 1 from minute 8.
             let from = minute(if raw == 0 { 5 } else { 8 });
-            block.definitions = vec![(1, Minute::MIN), (2, from)];
+            block.definitions = vec![Announced::new(1, Minute::MIN), Announced::new(2, from)];
             if minute(m) < from {
                 block.minutes[0].filters.pop();
                 block.minutes[0].counts.pop();

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use clickmill_model::{Definition, DefinitionVersion, FilterSet, Minute};
+use clickmill_model::{Announced, Definition, DefinitionVersion, FilterSet, Minute};
 
 /// A definition in force from a minute on.
 #[derive(Debug, Clone)]
 pub(crate) struct InForce {
-    version: DefinitionVersion,
-    from: Minute,
+    announced: Announced,
     /// The filters that its minutes count.
     pub(crate) filters: Arc<FilterSet>,
     /// Whether its minutes count a click once, however often it is told.
@@ -16,9 +15,10 @@ pub(crate) struct InForce {
 }
 
 impl InForce {
-    fn new(definition: &Definition, from: Minute) -> Self {
+    fn new(definition: &Definition, from: Minute, open_from: Minute) -> Self {
         let filters = Arc::new(FilterSet::new(&definition.filters));
-        Self { version: definition.version, from, filters, dedup: definition.dedup }
+        let announced = Announced { version: definition.version, from, open_from };
+        Self { announced, filters, dedup: definition.dedup }
     }
 }
 
@@ -31,35 +31,35 @@ pub(crate) struct Definitions {
 
 impl Definitions {
     /// This one alone.
-    pub(crate) fn new(definition: &Definition, from: Minute) -> Self {
-        Self { first: InForce::new(definition, from), later: Vec::new() }
+    pub(crate) fn new(definition: &Definition, from: Minute, open_from: Minute) -> Self {
+        Self { first: InForce::new(definition, from, open_from), later: Vec::new() }
     }
 
-    /// Adds a newer one, in force from this minute on.
-    pub(crate) fn put_in_force(&mut self, definition: &Definition, from: Minute) {
-        self.later.push(InForce::new(definition, from));
+    /// Adds a newer one, in force from this minute on, when this one was the first that was open.
+    pub(crate) fn put_in_force(&mut self, definition: &Definition, from: Minute, open_from: Minute) {
+        self.later.push(InForce::new(definition, from, open_from));
     }
 
     /// The version of the newest one.
     pub(crate) fn newest(&self) -> DefinitionVersion {
-        self.later.last().unwrap_or(&self.first).version
+        self.later.last().unwrap_or(&self.first).announced.version
     }
 
     /// The one that this minute follows.
     pub(crate) fn of(&self, minute: Minute) -> &InForce {
-        self.later.iter().rev().find(|d| d.from <= minute).unwrap_or(&self.first)
+        self.later.iter().rev().find(|d| d.announced.from <= minute).unwrap_or(&self.first)
     }
 
     /// Forgets those that no minute from this one on follows.
     pub(crate) fn forget_before(&mut self, open_from: Minute) {
-        if let Some(needed) = self.later.iter().rposition(|d| d.from <= open_from) {
+        if let Some(needed) = self.later.iter().rposition(|d| d.announced.from <= open_from) {
             self.first = self.later[needed].clone();
             self.later.drain(..=needed);
         }
     }
 
-    /// Their versions, each with its first minute; rising.
-    pub(crate) fn versions(&self) -> Vec<(DefinitionVersion, Minute)> {
-        std::iter::once(&self.first).chain(&self.later).map(|d| (d.version, d.from)).collect()
+    /// As they are announced; rising.
+    pub(crate) fn announced(&self) -> Vec<Announced> {
+        std::iter::once(&self.first).chain(&self.later).map(|d| d.announced).collect()
     }
 }

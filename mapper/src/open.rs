@@ -69,6 +69,12 @@ impl OpenMinutes {
         self.all.iter().map(|open| open.first).min()
     }
 
+    /// Forgets all minutes: nothing will be counted any more.
+    pub(crate) fn clear(&mut self) {
+        self.all.clear();
+        self.slots.clear();
+    }
+
     /// Forgets the minutes that the watermark has closed.
     pub(crate) fn close(&mut self, watermark: Watermark) {
         let closing = self.all.iter().filter(|open| watermark.closes(open.minute));

@@ -8,8 +8,8 @@ use clickmill_model::records::{
     Books, MapperCheckpoint, PartialBlock, SetAside, SetAsideBatch, SourceHeader, lines_of,
 };
 use clickmill_model::{
-    AdTable, Click, CodecError, Columns, Definition, DefinitionVersion, FilterMask, Identity, LineParser, Minute,
-    Offset, RawPartition, RejectReason, SourceName, TimeSettings, Timestamp, Watermark,
+    AdTable, Announced, Click, CodecError, Columns, Definition, DefinitionVersion, FilterMask, Identity, LineParser,
+    Minute, Offset, RawPartition, RejectReason, SourceName, TimeSettings, Timestamp, Watermark, inputs,
 };
 use clickmill_queue::Fetched;
 
@@ -17,6 +17,10 @@ use crate::combine::{Combiner, Counted};
 use crate::definitions::Definitions;
 use crate::open::{OpenMinute, OpenMinutes};
 use crate::sources::Sources;
+
+mod redefine;
+
+use redefine::Leaving;
 
 /// How many clicks are taken through one step after the other at once: enough to hide the latency of memory, few enough to stay in the cache.
 const BATCH: usize = 8192;
@@ -80,6 +84,8 @@ pub struct PartitionMapper {
     late: Vec<SetAside>,
     rejected: Vec<SetAside>,
     definition_told: bool,
+    inputs_since: DefinitionVersion,
+    leaving: Leaving,
     /// Scratch.
     parser: LineParser,
     hashed: Vec<u8>,
@@ -90,15 +96,22 @@ pub struct PartitionMapper {
 impl PartitionMapper {
     /// Starts at `from`, where nothing was ever committed.
     pub fn new(raw: RawPartition, definition: &Definition, from: Offset) -> Self {
-        Self::with(raw, definition, Minute::MIN, from)
+        Self::joining(raw, definition, Minute::MIN, from)
     }
 
-    fn with(raw: RawPartition, definition: &Definition, in_force_from: Minute, from: Offset) -> Self {
+    /// [`PartitionMapper::new`] of an input that came later: clicks of minutes before `first` are late.
+    pub fn joining(raw: RawPartition, definition: &Definition, first: Minute, from: Offset) -> Self {
+        let mut mapper = Self::with(raw, definition, Announced::new(definition.version, first), from);
+        mapper.start_at(first);
+        mapper
+    }
+
+    fn with(raw: RawPartition, definition: &Definition, in_force: Announced, from: Offset) -> Self {
         Self {
             raw,
             time: definition.time,
             required: definition.sources.clone(),
-            definitions: Definitions::new(definition, in_force_from),
+            definitions: Definitions::new(definition, in_force.from, in_force.open_from),
             sources: Sources::default(),
             watermark: Watermark::NONE,
             open: OpenMinutes::default(),
@@ -113,6 +126,8 @@ impl PartitionMapper {
             late: Vec::new(),
             rejected: Vec::new(),
             definition_told: false,
+            inputs_since: 0,
+            leaving: Leaving::No,
             parser: LineParser::new(),
             hashed: Vec::new(),
             pending: Vec::with_capacity(BATCH),
@@ -121,22 +136,25 @@ impl PartitionMapper {
     }
 
     /// Goes on behind a checkpoint. Until [`PartitionMapper::replay`] was given every record from `checkpoint.replay_from` to `offset`, the identities of the open minutes
-    /// are not known. `definitions` holds all that ever were.
+    /// are not known. `definitions` holds all that ever were; a newer one than was committed is for [`PartitionMapper::define`].
     pub fn restore(
         raw: RawPartition,
         definitions: &[Definition],
         offset: Offset,
         checkpoint: &MapperCheckpoint,
     ) -> Result<Self, MissingDefinition> {
-        let mut in_force = checkpoint.definitions.iter().map(|(version, from)| {
-            let definition = definitions.iter().find(|d| d.version == *version);
-            definition.map(|d| (d, *from)).ok_or(MissingDefinition(*version))
+        let mut in_force = checkpoint.definitions.iter().map(|announced| {
+            let definition = definitions.iter().find(|d| d.version == announced.version);
+            definition.map(|d| (d, *announced)).ok_or(MissingDefinition(announced.version))
         });
-        let (first, from) = in_force.next().ok_or(MissingDefinition(0))??;
-        let mut mapper = Self::with(raw, first, from, offset);
+        let (first, announced) = in_force.next().ok_or(MissingDefinition(0))??;
+        let mut mapper = Self::with(raw, first, announced, offset);
         for next in in_force {
-            let (definition, from) = next?;
-            mapper.put_in_force(definition, from);
+            let (definition, announced) = next?;
+            mapper.put_in_force(definition, announced.from, announced.open_from);
+        }
+        if !inputs::goes_on(definitions, &mapper.raw, &checkpoint.definitions) {
+            mapper.leaving = Leaving::Left;
         }
         mapper.began = checkpoint.replay_from.min(offset);
         mapper.watermark = checkpoint.watermark;
@@ -146,26 +164,8 @@ impl PartitionMapper {
         mapper.books = checkpoint.books.clone();
         mapper.sources.restore(checkpoint.last_heard);
         mapper.definition_told = true;
-        for definition in definitions {
-            mapper.define(definition);
-        }
+        mapper.inputs_since = checkpoint.inputs_since;
         Ok(mapper)
-    }
-
-    fn put_in_force(&mut self, definition: &Definition, from: Minute) {
-        self.time = definition.time;
-        self.required = definition.sources.clone();
-        self.definitions.put_in_force(definition, from);
-        self.definition_told = false;
-    }
-
-    /// Puts a newer definition in force, from the first minute in which nothing was counted yet. An older or known one changes nothing.
-    pub fn define(&mut self, definition: &Definition) {
-        if self.definitions.newest() >= definition.version {
-            return;
-        }
-        let untouched = self.open.highest.map_or(Minute::MIN, Minute::next);
-        self.put_in_force(definition, untouched.max(self.watermark.open_from()));
     }
 
     /// The raw partition.
@@ -183,9 +183,11 @@ impl PartitionMapper {
         &self.books
     }
 
-    /// True where there is something to commit: records were read, the watermark moved, the last live source fell silent, or a definition came into force.
+    /// True where there is something to commit: records were read, the watermark moved, the last live source fell silent, a definition came into force, or the partition is no
+    /// input any more.
     pub fn has_news(&self) -> bool {
         self.to != self.from
+            || self.is_read_to_its_end()
             || self.watermark != self.told
             || self.sources.has_live(&self.time) != self.told_live
             || !self.definition_told
@@ -196,8 +198,11 @@ impl PartitionMapper {
         self.counted.len() + self.late.len() + self.rejected.len()
     }
 
-    /// Takes in records, in order. Nothing is refused but a header of a newer format.
+    /// Takes in records, in order. Nothing is refused but a header of a newer format. Those of a partition that is no input any more are left unread.
     pub fn apply(&mut self, records: &[Fetched], combiner: &mut Combiner) -> Result<(), CodecError> {
+        if self.has_left() {
+            return Ok(());
+        }
         for record in records {
             self.record(record, false)?;
             if self.pending.len() >= BATCH {
@@ -396,6 +401,12 @@ impl PartitionMapper {
 
     /// Time passes at the partition's end: a fetch was answered at `now`, and nothing was there.
     pub fn tick(&mut self, now: Timestamp, others: Others) {
+        match &mut self.leaving {
+            Leaving::No => {}
+            // The last offsets may hold no record.
+            Leaving::At { end, .. } => *end = self.to.min(*end),
+            Leaving::Left => return,
+        }
         self.sources.at_end(now);
         self.follow_sources();
         if !self.sources.stands(&self.time) || self.is_held() {
@@ -423,9 +434,13 @@ impl PartitionMapper {
             combiner.combine(&minutes, &self.counted)
         };
         self.counted.clear();
+        self.leave_where_read_to_its_end();
+        if self.has_left() {
+            self.open.clear();
+        }
         self.open.close(self.watermark);
         self.definitions.forget_before(self.watermark.open_from());
-        let definitions = self.definitions.versions();
+        let definitions = self.definitions.announced();
         let oldest_arrival = self.oldest_arrival.take();
         let blocks = columns
             .into_iter()
@@ -457,11 +472,15 @@ impl PartitionMapper {
                 last_heard: self.sources.last_heard(),
                 definitions,
                 books: self.books.clone(),
+                inputs_since: self.inputs_since,
             },
         }
     }
 
     fn replay_from(&self) -> Offset {
+        if self.has_left() {
+            return self.to;
+        }
         if self.watermark == Watermark::NONE && !self.required.is_empty() {
             // Until all that are awaited were heard, a restart must know again who was, also those that fell silent since.
             return self.began;

@@ -152,6 +152,11 @@ impl Sources {
         self.all.retain(|_, source| source.silent < timeout || source.mark == SourceMark::Holding);
     }
 
+    /// Forgets every source: nobody is waited for any more.
+    pub(crate) fn forget_all(&mut self) {
+        self.all.clear();
+    }
+
     /// True once the partition has stood at its end, without a live source, for the timeout.
     pub(crate) fn stands(&self, time: &TimeSettings) -> bool {
         !self.has_live(time) && self.at_end >= time.source_timeout

@@ -1,10 +1,12 @@
 //! What the mapper does with the records of its partitions: the edge between operator and queue.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use clickmill_model::records::{CLICK_PARTIALS, DEAD_LETTERS, LATE_CLICKS, MapperCheckpoint, SetAsideBatch};
-use clickmill_model::{Offset, RawPartition, RejectReason, Timestamp, Watermark};
+use clickmill_model::{Definition, Minute, Offset, RawPartition, ReadInputs, RejectReason, Timestamp, Watermark};
 use clickmill_queue::definitions::Definitions;
+use clickmill_queue::inputs::RawTopics;
 use clickmill_queue::topology::MAPPER;
 use clickmill_queue::worker::{Checkpoint, Restored, Work, refuse_lost_offset};
 use clickmill_queue::{
@@ -25,6 +27,8 @@ pub struct MapperWorker {
     queue: Arc<dyn Queue>,
     definitions: Definitions,
     combiner: Combiner,
+    topics: BTreeSet<String>,
+    read: ReadInputs,
     others: Others,
 }
 
@@ -35,29 +39,46 @@ impl MapperWorker {
         let Some(newest) = definitions.newest() else {
             return Err(StageError::Unavailable("the pipeline has no definition yet".into()));
         };
-        let topics: Vec<String> = newest.inputs.iter().map(|input| input.topic.clone()).collect();
-        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
         let combiner = Combiner::new(newest.partitions);
-        let work = Self { queue: Arc::clone(&queue), definitions, combiner, others: Others::default() };
-        Worker::start(queue, config, &topics, work)
+        let raw = RawTopics::load(&*queue, definitions.all())?;
+        let others = others(&raw);
+        let topics = raw.of_mapper();
+        let work = Self { queue: Arc::clone(&queue), definitions, combiner, topics, read: raw.read, others };
+        let topics = work.topics.clone();
+        Worker::start(queue, config, &topics.iter().map(String::as_str).collect::<Vec<_>>(), work)
     }
 
-    /// Looks up what the other partitions have committed.
-    fn look_at_others(&mut self) -> Result<(), StageError> {
-        self.others = Others::default();
-        let inputs = self.definitions.newest().map_or(&[][..], |newest| &newest.inputs);
-        for input in inputs {
-            for (_, committed) in self.queue.committed(MAPPER, &input.topic)? {
-                let checkpoint = MapperCheckpoint::decode(&committed.metadata)?;
-                self.others.last_heard = self.others.last_heard.max(checkpoint.last_heard);
-                if checkpoint.has_live_source {
-                    let lowest = self.others.lowest_live.map_or(checkpoint.watermark, |w| w.min(checkpoint.watermark));
-                    self.others.lowest_live = Some(lowest);
-                }
-            }
-        }
+    fn newest(&self) -> Result<&Definition, StageError> {
+        self.definitions.newest().ok_or_else(|| StageError::Broken("the pipeline's definitions are gone".into()))
+    }
+
+    /// Tells the operator of the newest definition.
+    fn define(&self, partition: &TopicPartition, mapper: &mut PartitionMapper) -> Result<(), StageError> {
+        // Where the partition is no input any more, what it holds by now still counts.
+        let end = self.queue.range(partition)?.end;
+        mapper.define(self.newest()?, end);
         Ok(())
     }
+
+    /// Where the partition was no input any more and is one again: the first minute in which its clicks count.
+    fn counts_again_from(&self, mapper: &PartitionMapper) -> Option<Minute> {
+        let has_it = self.definitions.newest().is_some_and(|newest| newest.has_input(mapper.raw()));
+        let first = self.read.first_minutes.get(mapper.raw()).copied();
+        first.filter(|_| has_it && mapper.has_left())
+    }
+}
+
+/// What the partitions that are read have committed. One that is no input any more has no live source.
+fn others(raw: &RawTopics) -> Others {
+    let mut others = Others::default();
+    for checkpoint in raw.read.partitions.iter().filter_map(|partition| raw.committed.get(partition)) {
+        others.last_heard = others.last_heard.max(checkpoint.last_heard);
+        if checkpoint.has_live_source {
+            let lowest = others.lowest_live.map_or(checkpoint.watermark, |w| w.min(checkpoint.watermark));
+            others.lowest_live = Some(lowest);
+        }
+    }
+    others
 }
 
 impl Work for MapperWorker {
@@ -67,10 +88,14 @@ impl Work for MapperWorker {
 
     fn begin(&mut self, partition: &TopicPartition, start: Offset) -> Result<PartitionMapper, StageError> {
         refuse_lost_offset(MAPPER, partition, start)?;
-        let Some(newest) = self.definitions.newest() else {
-            return Err(StageError::Broken("the pipeline's definitions are gone".into()));
-        };
-        Ok(PartitionMapper::new(raw(partition), newest, start))
+        let (raw, newest) = (raw(partition), self.newest()?);
+        let first = self.read.first_minutes.get(&raw).copied().unwrap_or(Minute::MIN);
+        // One that was retired before anybody read it has lines to count.
+        let as_input = self.definitions.all().iter().rev().find(|definition| definition.has_input(&raw));
+        let mut mapper = PartitionMapper::joining(raw, as_input.unwrap_or(newest), first, start);
+        mapper.note_inputs(self.read.since);
+        self.define(partition, &mut mapper)?;
+        Ok(mapper)
     }
 
     fn restore(
@@ -79,8 +104,14 @@ impl Work for MapperWorker {
         committed: &Committed,
     ) -> Result<Restored<PartitionMapper>, StageError> {
         let checkpoint = MapperCheckpoint::decode(&committed.metadata)?;
-        let operator = PartitionMapper::restore(raw(partition), self.definitions.all(), committed.offset, &checkpoint)
-            .map_err(|error| StageError::Broken(format!("{partition}: {error}")))?;
+        let mut operator =
+            PartitionMapper::restore(raw(partition), self.definitions.all(), committed.offset, &checkpoint)
+                .map_err(|error| StageError::Broken(format!("{partition}: {error}")))?;
+        operator.note_inputs(self.read.since);
+        match self.counts_again_from(&operator) {
+            Some(first) => operator.rejoin(self.newest()?, first),
+            None => self.define(partition, &mut operator)?,
+        }
         Ok(Restored { operator, replay_from: checkpoint.replay_from })
     }
 
@@ -143,13 +174,24 @@ impl Work for MapperWorker {
         now: Timestamp,
     ) -> Result<(), StageError> {
         let redefined = self.definitions.refresh(&*self.queue)?;
+        let raw = RawTopics::load(&*self.queue, self.definitions.all())?;
+        if raw.of_mapper() != self.topics {
+            return Err(StageError::outdated(&self.topics, &raw.of_mapper()));
+        }
+        self.others = others(&raw);
+        self.read = raw.read;
         for (partition, mapper) in mappers {
-            if redefined && let Some(newest) = self.definitions.newest() {
-                mapper.define(newest);
+            if redefined {
+                self.define(partition, mapper)?;
             }
+            if self.counts_again_from(mapper).is_some() {
+                // What it left unread is to be read again.
+                return Err(StageError::Outdated(format!("{partition} is an input again")));
+            }
+            mapper.note_inputs(self.read.since);
             report(partition, mapper, now);
         }
-        self.look_at_others()
+        Ok(())
     }
 }
 

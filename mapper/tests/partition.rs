@@ -8,7 +8,8 @@ use std::time::Duration;
 use clickmill_mapper::{Combiner, Mapped, Others, PartitionMapper};
 use clickmill_model::records::{MapperCheckpoint, Origin, SourceHeader, SourceMark};
 use clickmill_model::{
-    Definition, Filter, FilterId, Minute, Offset, Partition, RawPartition, RejectReason, Timestamp, Watermark,
+    Announced, Definition, Filter, FilterId, InputTopic, Minute, Offset, Partition, RawPartition, RejectReason,
+    Timestamp, Watermark,
 };
 use clickmill_queue::{Fetched, Record};
 
@@ -303,17 +304,101 @@ fn a_definition_holds_from_the_first_untouched_minute() {
     bench.record(10, Some(("w", mark(-30))), &[line("a", 1, "u"), line("a", 61, "u")]);
     let second = Definition { version: 2, filters: vec![Filter::all()], ..bench.definitions[0].clone() };
     bench.definitions.push(second.clone());
-    bench.mapper.define(&second);
+    bench.mapper.define(&second, Offset(0));
     assert!(bench.mapper.has_news());
     let mapped =
         bench.record(11, Some(("w", mark(-30))), &[line("a", 2, "u"), line("a", 62, "u"), line("a", 121, "u")]);
     let from = at(120).minute();
-    assert_eq!(mapped.blocks[0].definitions, [(1, Minute::MIN), (2, from)]);
+    let second = Announced { version: 2, from, open_from: at(-30).minute() };
+    assert_eq!(mapped.blocks[0].definitions, [Announced::new(1, Minute::MIN), second]);
     assert_eq!((bench.count("a", 0, 1), bench.count("a", 1, 1), bench.count("a", 2, 1)), (2, 2, 0));
     assert_eq!(bench.count("a", 2, 0), 1);
     bench.restart();
     bench.record(12, Some(("w", mark(-30))), &[line("a", 63, "u"), line("a", 122, "u")]);
     assert_eq!((bench.count("a", 1, 1), bench.count("a", 2, 0), bench.count("a", 2, 1)), (3, 2, 0));
+}
+
+#[test]
+fn an_input_that_came_later_counts_from_its_first_minute_on() {
+    let mut bench = Bench::new();
+    bench.mapper = PartitionMapper::joining(raw(), &bench.definitions[0], at(120).minute(), Offset(0));
+    let mapped =
+        bench.record(300, Some(("w", mark(-30))), &[line("a", 119, "u"), line("a", 120, "u"), line("a", 250, "u")]);
+    assert_eq!(mapped.checkpoint.books.late, 1, "an hour of backlog is late as far as its minutes are closed");
+    assert_eq!((bench.count("a", 1, 0), bench.count("a", 2, 0), bench.count("a", 4, 0)), (0, 1, 1));
+    assert_eq!(mapped.blocks[0].watermark, Watermark::at(at(120)));
+    assert_eq!(mapped.blocks[0].definitions, [Announced::new(1, at(120).minute())]);
+    bench.restart();
+    let mapped = bench.record(301, Some(("w", mark(-30))), &[line("a", 119, "u"), line("a", 120, "u")]);
+    assert_eq!((mapped.checkpoint.books.late, mapped.checkpoint.books.duplicates), (2, 1));
+}
+
+fn without_it(version: u32, bench: &Bench) -> Definition {
+    let inputs = vec![InputTopic { topic: "others".into(), partitions: 4 }];
+    Definition { version, inputs, ..bench.definitions[0].clone() }
+}
+
+#[test]
+fn a_retired_partition_is_read_to_its_end_and_no_further() {
+    for crash in [false, true] {
+        let mut bench = Bench::new();
+        bench.record(10, Some(("w", mark(-30))), &[line("a", 1, "u")]);
+        let second = without_it(2, &bench);
+        bench.definitions.push(second.clone());
+        bench.mapper.define(&second, Offset(3));
+        let mapped = bench.record(70, Some(("w", mark(-30))), &[line("a", 61, "u")]);
+        assert_eq!(mapped.blocks[0].definitions, [Announced::new(1, Minute::MIN)], "its end is not reached");
+        if crash {
+            bench.restart();
+            bench.mapper.define(&second, Offset(3));
+        }
+        let mapped = bench.record(71, Some(("w", mark(-30))), &[line("a", 62, "u")]);
+        let left = Announced { version: 2, from: at(120).minute(), open_from: at(-30).minute() };
+        assert_eq!(mapped.blocks[0].definitions, [Announced::new(1, Minute::MIN), left]);
+        assert!(!mapped.checkpoint.has_live_source);
+        assert_eq!(mapped.checkpoint.replay_from, Offset(3));
+        assert_eq!((bench.count("a", 0, 0), bench.count("a", 1, 0)), (1, 2));
+        if crash {
+            bench.restart();
+        }
+        assert!(bench.mapper.has_left());
+        let more = Fetched { offset: Offset(3), arrival: at(72), record: Record::of(line("a", 63, "u").into_bytes()) };
+        bench.mapper.apply(&[more], &mut bench.combiner).unwrap();
+        bench.mapper.tick(at(10_000), Others { lowest_live: Some(Watermark::at(at(9_000))), last_heard: None });
+        assert!(!bench.mapper.has_news(), "nothing more is read or told");
+    }
+}
+
+#[test]
+fn a_partition_whose_last_offsets_hold_no_record_is_at_its_end_too() {
+    let mut bench = Bench::new();
+    bench.record(10, Some(("w", mark(-30))), &[line("a", 1, "u")]);
+    let second = without_it(2, &bench);
+    bench.mapper.define(&second, Offset(7));
+    assert!(!bench.mapper.has_news());
+    bench.mapper.tick(at(11), Others::default());
+    assert!(bench.mapper.has_news());
+    bench.take();
+    assert!(bench.mapper.has_left());
+}
+
+#[test]
+fn a_partition_that_comes_back_counts_no_minute_twice() {
+    let mut bench = Bench::new();
+    bench.record(130, Some(("w", mark(-30))), &[line("a", 1, "u"), line("a", 121, "u")]);
+    let second = without_it(2, &bench);
+    let third = Definition { version: 3, ..bench.definitions[0].clone() };
+    bench.definitions.extend([second.clone(), third.clone()]);
+    bench.mapper.define(&second, Offset(1));
+    bench.take();
+    bench.restart();
+    bench.mapper.rejoin(&third, at(60).minute());
+    let lines = [line("a", 61, "u"), line("a", 121, "u"), line("a", 122, "u"), line("a", 181, "u")];
+    let mapped = bench.record(200, Some(("w", mark(-30))), &lines);
+    assert_eq!(mapped.checkpoint.books.late, 3, "it has forgotten who clicked in the minutes that it counted before");
+    assert_eq!((bench.count("a", 2, 0), bench.count("a", 3, 0)), (1, 1));
+    let back = Announced::new(3, at(180).minute());
+    assert_eq!(mapped.blocks[0].definitions, [back]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::filter::{Filter, FilterSet};
 use crate::ids::FilterId;
+use crate::records::OWN_TOPICS;
 use crate::window::Window;
 
 /// The number of a definition, from 1.
@@ -111,6 +112,12 @@ pub enum DefinitionError {
     /// No input.
     #[error("input.topics is empty: name at least one topic")]
     NoInput,
+    /// An input twice.
+    #[error("input.topics names {0} twice: name each topic once")]
+    DuplicateInput(String),
+    /// A topic of the pipeline's own as input.
+    #[error("input.topics names {0}, which the pipeline itself writes: choose a topic for raw clicks alone")]
+    OwnTopic(String),
     /// An id that once meant something else.
     #[error(
         "filter {0} meant something else in definition {1}: a filter id means one predicate for good, choose a new id"
@@ -169,6 +176,15 @@ impl Definition {
         if self.inputs.is_empty() {
             return Err(DefinitionError::NoInput);
         }
+        let mut topics = BTreeSet::new();
+        for InputTopic { topic, .. } in &self.inputs {
+            if OWN_TOPICS.contains(&topic.as_str()) {
+                return Err(DefinitionError::OwnTopic(topic.clone()));
+            }
+            if !topics.insert(topic) {
+                return Err(DefinitionError::DuplicateInput(topic.clone()));
+            }
+        }
         Ok(())
     }
 
@@ -194,11 +210,6 @@ impl Definition {
         if last.partitions != self.partitions {
             return Err(fixed("queue.partitions", last.partitions, self.partitions));
         }
-        let topics = |d: &Self| d.inputs.iter().map(|input| input.topic.as_str()).collect::<Vec<_>>().join(", ");
-        if last.inputs != self.inputs {
-            // A new input's clicks of minutes that are closed would have to be late there, and no stage arranges that yet.
-            return Err(fixed("input.topics", topics(last), topics(self)));
-        }
         if last.partition_by != self.partition_by {
             let name = |by| match by {
                 PartitionBy::Identity => "identity",
@@ -206,7 +217,11 @@ impl Definition {
             };
             return Err(fixed("input.partition_by", name(last.partition_by), name(self.partition_by)));
         }
-        let next = Self { version: last.version, ..self.clone() };
+        let mut next = Self { version: last.version, ..self.clone() };
+        if next.has_inputs_of(last) {
+            // Their order means nothing.
+            next.inputs.clone_from(&last.inputs);
+        }
         if next == *last { Ok(None) } else { Ok(Some(Self { version: last.version + 1, ..next })) }
     }
 }
@@ -274,5 +289,32 @@ mod tests {
         assert_eq!(with(vec![other]).following(&history), Err(DefinitionError::FilterChanged(FilterId(1), 1)));
         let wider = Definition { partitions: 8, ..with(vec![]) };
         assert!(matches!(wider.following(&history), Err(DefinitionError::Fixed("queue.partitions", ..))));
+    }
+
+    fn reading(topics: &[(&str, u32)]) -> Definition {
+        let inputs = topics.iter().map(|(topic, n)| InputTopic { topic: (*topic).into(), partitions: *n }).collect();
+        Definition { inputs, ..Definition::default() }
+    }
+
+    #[test]
+    fn inputs_may_come_go_and_come_back_as_they_were() {
+        let mut history = vec![reading(&[("a", 4)])];
+        let mut check = |topics: &[(&str, u32)], version: Option<DefinitionVersion>| {
+            let next = reading(topics).following(&history).unwrap();
+            assert_eq!(next.as_ref().map(|d| d.version), version, "{topics:?}");
+            history.extend(next);
+        };
+        check(&[("a", 4), ("b", 2)], Some(2));
+        check(&[("b", 2), ("a", 4)], None);
+        check(&[("b", 2)], Some(3));
+        check(&[("a", 4), ("b", 2)], Some(4));
+        let refused = |topics: &[(&str, u32)]| reading(topics).following(&history).unwrap_err();
+        assert!(
+            matches!(refused(&[("a", 5), ("b", 2)]), DefinitionError::Fixed(..)),
+            "also where it was away meanwhile"
+        );
+        assert_eq!(refused(&[]), DefinitionError::NoInput);
+        assert_eq!(refused(&[("a", 4), ("a", 4)]), DefinitionError::DuplicateInput("a".into()));
+        assert_eq!(refused(&[("click-results", 4)]), DefinitionError::OwnTopic("click-results".into()));
     }
 }

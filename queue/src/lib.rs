@@ -17,6 +17,7 @@ pub mod clock;
 pub mod conformance;
 pub mod definitions;
 pub mod embedded;
+pub mod inputs;
 pub mod memory;
 pub mod stage;
 mod tell;

@@ -1,5 +1,6 @@
 //! What every stage has in common: it is stepped until told to stop, and rebuilt from what is committed when something went wrong.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,17 @@ pub enum StageError {
     /// A broken promise: going on would give wrong figures.
     #[error("{0}")]
     Broken(String),
+    /// No fault: the stage is rebuilt at once, since it has other topics to read now.
+    #[error("{0}")]
+    Outdated(String),
+}
+
+impl StageError {
+    /// The stage reads `before`, and has `now` to read.
+    pub fn outdated(before: &BTreeSet<String>, now: &BTreeSet<String>) -> Self {
+        let list = |topics: &BTreeSet<String>| topics.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        Self::Outdated(format!("the input topics are {} now instead of {}", list(now), list(before)))
+    }
 }
 
 impl From<CodecError> for StageError {
@@ -62,7 +74,7 @@ pub enum WhenFenced {
     End,
 }
 
-/// Steps a stage until `stop` is set. Rebuilds it, with a growing pause, after passing faults; ends with the error after a broken promise. `noticed` is told of each failure before the pause, and with `None` when
+/// Steps a stage until `stop` is set. Rebuilds it, at once where its topics changed, with a growing pause after passing faults; ends with the error after a broken promise. `noticed` is told of each failure before the pause, and with `None` when
 /// the stage runs again.
 pub fn run(
     name: &str,
@@ -83,6 +95,10 @@ pub fn run(
         let ends = match &error {
             StageError::Broken(_) | StageError::Queue(QueueError::Broken(_)) => true,
             StageError::Queue(QueueError::Fenced(_)) => when_fenced == WhenFenced::End,
+            StageError::Outdated(why) => {
+                tracing::info!(stage = name, why, "starting anew");
+                continue;
+            }
             StageError::Unavailable(_) | StageError::Queue(_) => false,
         };
         if ends {

@@ -21,7 +21,7 @@ pub const RAW_WRITER: &str = "raw-writer";
 pub const LATE_WRITER: &str = "late-writer";
 
 /// What may wait in a partition of a topic before its senders are held back.
-const BACKLOG_BYTES: u64 = 256 << 20;
+pub const BACKLOG_BYTES: u64 = 256 << 20;
 
 /// What stays of lines set aside, a partition, for people to look at.
 const EXAMPLES_BYTES: u64 = 4 << 20;

@@ -142,6 +142,14 @@ impl Model {
         self.times.get_mut(raw).unwrap_or_else(|| unreachable!("{raw} is no input of the definition"))
     }
 
+    /// The partition is an input from this minute on. If it was one before, it begins anew, without its sources.
+    pub fn begin_at(&mut self, raw: &RawPartition, first: Minute) {
+        let mut time = PartitionTime::new(&self.definition);
+        time.begin_at(self.watermark(raw).open_from());
+        time.begin_at(first);
+        self.times.insert(raw.clone(), time);
+    }
+
     /// A fetch at the partition's end came back empty.
     pub fn idle(&mut self, raw: &RawPartition, now: Timestamp) {
         let others = watermark::Others::of(self.times.values());

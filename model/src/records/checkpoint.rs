@@ -3,11 +3,12 @@
 use crate::codec::{CodecError, Reader, Writer};
 use crate::definition::DefinitionVersion;
 use crate::ids::Offset;
+use crate::inputs::Announced;
 use crate::line::RejectReason;
 use crate::time::{Minute, Timestamp, Watermark};
 
 const WHAT: &str = "a mapper checkpoint";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// What became of the lines of one raw partition since its first record: `lines = counted + duplicates + late + rejected`, always.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -49,8 +50,9 @@ impl Books {
 
 /// The metadata of the mapper's committed offset.
 ///
-/// On the wire: version 1; watermark (zigzag microseconds, `i64::MIN` for none); 1 where it follows live sources of its own, else 0; `replay_from`; 0, or 1 and the highest
-/// minute counted; 0 where nothing was heard yet, 1 or 2 and the arrival of the last source's last record, 2 where that source is a watcher; the definitions with the first minute of each; lines, counted, duplicates, late, the number of reasons and the count of each.
+/// On the wire: version 2; watermark (zigzag microseconds, `i64::MIN` for none); 1 where it follows live sources of its own, else 0; `replay_from`; 0, or 1 and the highest
+/// minute counted; 0 where nothing was heard yet, 1 or 2 and the arrival of the last source's last record, 2 where that source is a watcher; the definitions ([`Announced`]: in version 1 without `open_from`); lines, counted, duplicates, late, the number of reasons and the count of each;
+/// `inputs_since` (not in version 1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MapperCheckpoint {
     /// The partition's watermark.
@@ -64,10 +66,18 @@ pub struct MapperCheckpoint {
     /// The arrival of the latest record of a source, and whether that source is a log watcher: without live source the
     /// partition waits for a watcher, and moves on without foreign producers.
     pub last_heard: Option<(Timestamp, bool)>,
-    /// The definitions that still matter, each with the first minute that is counted by it; rising.
-    pub definitions: Vec<(DefinitionVersion, Minute)>,
+    /// The definitions that still matter; rising.
+    pub definitions: Vec<Announced>,
     /// What became of the lines.
     pub books: Books,
+    /// The definition whose inputs were read when this was committed ([`crate::ReadInputs::since`]).
+    pub inputs_since: DefinitionVersion,
+}
+
+impl AsRef<[Announced]> for MapperCheckpoint {
+    fn as_ref(&self) -> &[Announced] {
+        &self.definitions
+    }
 }
 
 impl MapperCheckpoint {
@@ -86,11 +96,7 @@ impl MapperCheckpoint {
                 out.int(arrival.as_micros());
             }
         }
-        out.uint(self.definitions.len() as u64);
-        for (version, from) in &self.definitions {
-            out.uint((*version).into());
-            out.int(from.as_epoch());
-        }
+        Announced::write(&self.definitions, &mut out);
         let books = &self.books;
         for number in [books.lines, books.counted, books.duplicates, books.late, books.rejected.len() as u64] {
             out.uint(number);
@@ -98,12 +104,13 @@ impl MapperCheckpoint {
         for count in books.rejected {
             out.uint(count);
         }
+        out.uint(self.inputs_since.into());
         out.finish()
     }
 
     /// Reads it.
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        let (mut input, _) = Reader::new(bytes, WHAT, VERSION)?;
+        let (mut input, format) = Reader::new(bytes, WHAT, VERSION)?;
         let watermark = Watermark::at(Timestamp::from_micros(input.int()?));
         let has_live_source = input.u8()? != 0;
         let replay_from = Offset(input.uint()?);
@@ -114,9 +121,7 @@ impl MapperCheckpoint {
             kind @ (1 | 2) => Some((Timestamp::from_micros(input.int()?), kind == 2)),
             _ => return Err(input.corrupt("an unknown kind of source")),
         };
-        let definitions = (0..input.count(2)?)
-            .map(|_| Ok((input.u32()?, Minute::from_epoch(input.int()?))))
-            .collect::<Result<_, CodecError>>()?;
+        let definitions = Announced::read(&mut input, format)?;
         let mut books = Books {
             lines: input.uint()?,
             counted: input.uint()?,
@@ -128,6 +133,7 @@ impl MapperCheckpoint {
             let count = input.uint()?;
             *books.rejected.get_mut(i).ok_or_else(|| input.corrupt("more reasons than there are"))? = count;
         }
+        let inputs_since = if format == 1 { 0 } else { input.u32()? };
         input.finish()?;
         Ok(Self {
             watermark,
@@ -137,6 +143,24 @@ impl MapperCheckpoint {
             last_heard,
             definitions,
             books,
+            inputs_since,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_of_version_1_is_read() {
+        // Watermark 5 µs, a live source, replay from 7, highest minute 9, a watcher heard at 11 µs, definition 2 from minute 3, six lines, reasons none, and nothing behind.
+        let bytes = [1, 10, 1, 7, 1, 18, 2, 22, 1, 2, 6, 6, 3, 1, 2, 0];
+        let checkpoint = MapperCheckpoint::decode(&bytes).unwrap();
+        assert_eq!(checkpoint.watermark.time().as_micros(), 5);
+        assert_eq!(checkpoint.definitions, [Announced::new(2, Minute::from_epoch(3))]);
+        assert_eq!((checkpoint.books.counted, checkpoint.books.late, checkpoint.inputs_since), (3, 2, 0));
+        let again = MapperCheckpoint { inputs_since: 4, ..checkpoint };
+        assert_eq!(MapperCheckpoint::decode(&again.encode()), Ok(again));
     }
 }

@@ -29,6 +29,10 @@ pub const DEAD_LETTERS: &str = "dead-letters";
 /// The definitions.
 pub const PIPELINE: &str = "pipeline";
 
+/// Every topic that the pipeline itself writes.
+pub const OWN_TOPICS: [&str; 7] =
+    [CLICK_PARTIALS, TOP_CANDIDATES, CLICK_RESULTS, LOG_POSITIONS, LATE_CLICKS, DEAD_LETTERS, PIPELINE];
+
 /// A duration since the epoch in microseconds, or nothing: 0, or 1 and the zigzag number.
 pub(crate) fn write_time(out: &mut crate::codec::Writer, time: Option<crate::Timestamp>) {
     match time {

@@ -2,18 +2,18 @@
 
 use crate::codec::{CodecError, Reader, Writer};
 use crate::columns::Columns;
-use crate::definition::DefinitionVersion;
 use crate::ids::{Offset, Partition, RawPartition};
+use crate::inputs::Announced;
 use crate::records::{read_time, write_time};
-use crate::time::{Minute, Timestamp, Watermark};
+use crate::time::{Timestamp, Watermark};
 
 const WHAT: &str = "a block of click-partials";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Counts per (ad, minute, filter) of consecutive offsets of one raw partition.
 ///
-/// On the wire: version 1; topic and partition; `from`, `to`; the watermark in microseconds (zigzag, `i64::MIN` for none); the arrival of the
-/// oldest click (0, or 1 and zigzag microseconds); the definitions in force with the first minute of each; the columns, a minute each.
+/// On the wire: version 2; topic and partition; `from`, `to`; the watermark in microseconds (zigzag, `i64::MIN` for none); the arrival of the
+/// oldest click (0, or 1 and zigzag microseconds); the definitions ([`Announced`]: in version 1 without `open_from`); the columns, a minute each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartialBlock {
     /// Where the clicks came from.
@@ -26,8 +26,8 @@ pub struct PartialBlock {
     pub watermark: Watermark,
     /// When the oldest click of this block arrived.
     pub oldest_arrival: Option<Timestamp>,
-    /// The definitions that still matter for this raw partition, each with the first minute that is counted by it; rising.
-    pub definitions: Vec<(DefinitionVersion, Minute)>,
+    /// The definitions that still matter for this raw partition; rising.
+    pub definitions: Vec<Announced>,
     /// The counts, one [`Columns`] a minute.
     pub minutes: Vec<Columns>,
 }
@@ -42,11 +42,7 @@ impl PartialBlock {
         out.uint(self.to.0);
         out.int(self.watermark.time().as_micros());
         write_time(&mut out, self.oldest_arrival);
-        out.uint(self.definitions.len() as u64);
-        for (version, from) in &self.definitions {
-            out.uint((*version).into());
-            out.int(from.as_epoch());
-        }
+        Announced::write(&self.definitions, &mut out);
         out.uint(self.minutes.len() as u64);
         for minute in &self.minutes {
             minute.encode(&mut out);
@@ -56,17 +52,33 @@ impl PartialBlock {
 
     /// Reads it.
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        let (mut input, _) = Reader::new(bytes, WHAT, VERSION)?;
+        let (mut input, format) = Reader::new(bytes, WHAT, VERSION)?;
         let topic = input.str()?;
         let raw = RawPartition::new(topic, Partition(input.u32()?));
         let (from, to) = (Offset(input.uint()?), Offset(input.uint()?));
         let watermark = Watermark::at(Timestamp::from_micros(input.int()?));
         let oldest_arrival = read_time(&mut input)?;
-        let definitions = (0..input.count(2)?)
-            .map(|_| Ok((input.u32()?, Minute::from_epoch(input.int()?))))
-            .collect::<Result<_, CodecError>>()?;
+        let definitions = Announced::read(&mut input, format)?;
         let minutes = (0..input.count(4)?).map(|_| Columns::decode(&mut input)).collect::<Result<_, _>>()?;
         input.finish()?;
         Ok(Self { raw, from, to, watermark, oldest_arrival, definitions, minutes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Minute;
+
+    #[test]
+    fn a_block_of_version_1_is_read() {
+        // Topic "t", partition 1, offsets 2 to 3, watermark 5 µs, no arrival, definition 2 from minute 3, no counts.
+        let bytes = [1, 1, b't', 1, 2, 3, 10, 0, 1, 2, 6, 0];
+        let block = PartialBlock::decode(&bytes).unwrap();
+        assert_eq!((block.raw.to_string(), block.from, block.to), ("t/1".into(), Offset(2), Offset(3)));
+        assert_eq!(block.definitions, [Announced::new(2, Minute::from_epoch(3))]);
+        let definitions = vec![Announced { open_from: Minute::from_epoch(1), ..block.definitions[0] }];
+        let again = PartialBlock { definitions, ..block };
+        assert_eq!(PartialBlock::decode(&again.encode()), Ok(again));
     }
 }

@@ -2,15 +2,15 @@
 
 use crate::codec::{CodecError, Reader, Writer};
 use crate::columns::{Columns, filter_id};
-use crate::definition::DefinitionVersion;
 use crate::ids::{FilterId, Offset, Partition, RawPartition, Revision};
+use crate::inputs::Announced;
 use crate::records::candidates::{read_ads, write_ads};
 use crate::records::{read_time, write_time};
 use crate::time::{Minute, Timestamp, Watermark};
 use crate::window::Window;
 
 const WHAT: &str = "a record of click-results";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// How far an aggregator partition has come with one raw partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,8 +21,8 @@ pub struct Covered {
     pub to: Offset,
     /// Its watermark.
     pub watermark: Watermark,
-    /// The definitions that still matter for it, each with the first minute that is counted by it.
-    pub definitions: Vec<(DefinitionVersion, Minute)>,
+    /// The definitions that still matter for it; rising.
+    pub definitions: Vec<Announced>,
 }
 
 /// From when to when a filter's figures are published.
@@ -97,7 +97,7 @@ pub enum ResultBody {
 
 /// A record of `click-results`.
 ///
-/// On the wire: version 1, the revision, one byte for the kind, then the fields of [`ResultBody`] in their order. Minutes are zigzag numbers since the
+/// On the wire: version 2 (in version 1 the definitions of a [`Covered`] were without `open_from`), the revision, one byte for the kind, then the fields of [`ResultBody`] in their order. Minutes are zigzag numbers since the
 /// epoch, times zigzag microseconds, an optional time 0 or 1 and the time, lists their length and the items; flags of a ranking are 1 whole, 2 complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResultRecord {
@@ -129,11 +129,7 @@ impl ResultRecord {
                     out.uint(covered.raw.partition.0.into());
                     out.uint(covered.to.0);
                     out.int(covered.watermark.time().as_micros());
-                    out.uint(covered.definitions.len() as u64);
-                    for (version, from) in &covered.definitions {
-                        out.uint((*version).into());
-                        out.int(from.as_epoch());
-                    }
+                    Announced::write(&covered.definitions, &mut out);
                 }
                 out.uint(filters.len() as u64);
                 for span in filters {
@@ -167,7 +163,7 @@ impl ResultRecord {
 
     /// Reads it.
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        let (mut input, _) = Reader::new(bytes, WHAT, VERSION)?;
+        let (mut input, format) = Reader::new(bytes, WHAT, VERSION)?;
         let revision = Revision(input.u32()?);
         let kind = input.u8()?;
         let partition = Partition(input.u32()?);
@@ -180,7 +176,7 @@ impl ResultRecord {
             2 => ResultBody::Closed {
                 partition,
                 until: Minute::from_epoch(input.int()?),
-                covered: (0..input.count(5)?).map(|_| read_covered(&mut input)).collect::<Result<_, _>>()?,
+                covered: (0..input.count(5)?).map(|_| read_covered(&mut input, format)).collect::<Result<_, _>>()?,
                 filters: (0..input.count(4)?).map(|_| read_span(&mut input)).collect::<Result<_, _>>()?,
             },
             3 => ResultBody::Rankings {
@@ -196,15 +192,13 @@ impl ResultRecord {
     }
 }
 
-fn read_covered(input: &mut Reader<'_>) -> Result<Covered, CodecError> {
+fn read_covered(input: &mut Reader<'_>, format: u8) -> Result<Covered, CodecError> {
     let topic = input.str()?;
     Ok(Covered {
         raw: RawPartition::new(topic, Partition(input.u32()?)),
         to: Offset(input.uint()?),
         watermark: Watermark::at(Timestamp::from_micros(input.int()?)),
-        definitions: (0..input.count(2)?)
-            .map(|_| Ok((input.u32()?, Minute::from_epoch(input.int()?))))
-            .collect::<Result<_, CodecError>>()?,
+        definitions: Announced::read(input, format)?,
     })
 }
 

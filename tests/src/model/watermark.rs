@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use clickmill_model::records::{SourceHeader, SourceMark};
-use clickmill_model::{Definition, TimeSettings, Timestamp, Watermark};
+use clickmill_model::{Definition, Minute, TimeSettings, Timestamp, Watermark};
 
 /// The most that one gap adds to a silence.
 const MOST_OF_A_GAP: Duration = Duration::from_secs(2);
@@ -93,6 +93,13 @@ impl PartitionTime {
             at_end_for: Duration::ZERO,
             last_heard: None,
             highest_foreign: None,
+        }
+    }
+
+    /// Nothing before this minute is counted here: the partition came later, or came back.
+    pub fn begin_at(&mut self, first: Minute) {
+        if first > Minute::MIN {
+            self.watermark = self.watermark.max(Watermark::at(first.start()));
         }
     }
 

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+mod inputs;
 mod known;
 mod seeds;
 mod world;

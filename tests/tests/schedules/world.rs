@@ -14,6 +14,7 @@ use clickmill_model::records::{
 };
 use clickmill_model::{Definition, FilterId, Minute, Offset, Partition, RawPartition, Timestamp, Watermark, Window};
 use clickmill_queue::definitions;
+use clickmill_queue::inputs::RawTopics;
 use clickmill_queue::memory::{CommitFault, MemoryQueue};
 use clickmill_queue::{
     Clock, ManualClock, Producer, Queue, QueueError, Record, Stage, StageError, TopicPartition, Transaction,
@@ -232,21 +233,19 @@ impl World {
         panic!("the pipeline does not come to rest");
     }
 
+    /// The raw topics, as far as the mappers have followed the definitions.
+    pub(crate) fn raw_topics(&self) -> RawTopics {
+        RawTopics::load(&self.queue, &self.definitions).unwrap()
+    }
+
     pub(crate) fn checkpoints(&self) -> Vec<(RawPartition, MapperCheckpoint)> {
-        let committed = self.queue.committed(topology::MAPPER, "ad-clicks").unwrap();
-        committed
-            .into_iter()
-            .map(|(p, c)| (RawPartition::new("ad-clicks", p), MapperCheckpoint::decode(&c.metadata).unwrap()))
-            .collect()
+        self.raw_topics().committed.into_iter().collect()
     }
 
     pub(crate) fn watermark(&self) -> Watermark {
-        let partitions = self.definitions[0].inputs[0].partitions as usize;
-        let checkpoints = self.checkpoints();
-        if checkpoints.len() < partitions {
-            return Watermark::NONE;
-        }
-        checkpoints.iter().map(|(_, c)| c.watermark).min().unwrap_or(Watermark::NONE)
+        let topics = self.raw_topics();
+        let of = |raw| topics.committed.get(raw).map_or(Watermark::NONE, |checkpoint| checkpoint.watermark);
+        topics.read.partitions.iter().map(of).min().unwrap_or(Watermark::NONE)
     }
 
     /// What a topic holds of lines set aside, by raw partition, offset and place.
