@@ -13,10 +13,13 @@ use clickmill_api::{RunState, StageBoard};
 use clickmill_db_writer::late::{LateConfig, LateWriter};
 use clickmill_db_writer::raw::{Files, RawConfig, RawWriter};
 use clickmill_db_writer::{ResultsConfig, ResultsWriter};
-use clickmill_log_watcher::{LiveReport, Watcher};
+use clickmill_log_watcher::LiveReport;
 use clickmill_mapper::MapperWorker;
 use clickmill_model::Minute;
+use clickmill_model::records::{CLICK_RESULTS, PIPELINE};
+use clickmill_queue::definitions::Definitions;
 use clickmill_queue::embedded::EmbeddedQueue;
+use clickmill_queue::inputs::RawTopics;
 use clickmill_queue::{Clock, Queue, QueueError, Stage, StageError, WhenFenced, WorkerConfig, stage, topology};
 use clickmill_reducer::ReducerWorker;
 use clickmill_store::AggregateStore;
@@ -26,6 +29,7 @@ use parking_lot::Mutex;
 use crate::Misused;
 use crate::config::{Config, QueueKind, StoreKind};
 use crate::names::WorkerName;
+use crate::watching::Watching;
 
 /// What a process does with the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,26 +110,29 @@ impl Parts {
         Ok(Arc::new(Files::local(&dir).with_context(|| format!("opening the files in {}", dir.display()))?))
     }
 
+    /// The definitions that there are. `None` where the pipeline never had one.
+    pub(crate) fn definitions(&self) -> anyhow::Result<Option<Definitions>> {
+        if self.queue.partitions(PIPELINE)?.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(Definitions::load(&*self.queue).context("reading the pipeline's definitions")?))
+    }
+
     /// Refuses to go on where what is committed and what is stored contradict each other: figures would be wrong in silence.
     pub(crate) fn check_history(&self) -> anyhow::Result<()> {
         let has_figures = !self.store.progress()?.counts.is_empty();
-        let definition = self.config.definition();
-        let committed = |group: &str, topics: &[&str]| -> anyhow::Result<bool> {
-            let mut any = false;
-            for topic in topics {
-                any |= !self.queue.committed(group, topic)?.is_empty();
-            }
-            Ok(any)
+        let has_counted = match self.definitions()? {
+            Some(definitions) => !RawTopics::load(&*self.queue, definitions.all())?.committed.is_empty(),
+            None => false,
         };
-        let inputs: Vec<&str> = definition.inputs.iter().map(|input| input.topic.as_str()).collect();
-        let results = [clickmill_model::records::CLICK_RESULTS];
-        if has_figures && !committed(topology::MAPPER, &inputs)? {
+        let has_written = !self.queue.committed(topology::DB_WRITER, CLICK_RESULTS)?.is_empty();
+        if has_figures && !has_counted {
             bail!(
                 "the store has figures, but the queue has no committed offsets: counting would start over and double them. \
                  Restore the queue's folder, or start with a new data folder"
             );
         }
-        if !has_figures && committed(topology::DB_WRITER, &results)? {
+        if !has_figures && has_written {
             bail!(
                 "the queue says that results were written, but the store has none: they would be missing for good. \
                  Restore the store's folder, or start with a new data folder"
@@ -205,7 +212,7 @@ impl Running {
         let (parts, report) = (self.parts.clone(), live.clone());
         self.spawn("log-watcher", WhenFenced::End, move || {
             let config = parts.watcher_config(drain, &report);
-            let watcher = Watcher::start(Arc::clone(&parts.queue), config, parts.clock.now())?;
+            let watcher = Watching::start(Arc::clone(&parts.queue), config, parts.clock.now())?;
             Ok(Box::new(watcher) as Box<dyn Stage>)
         })?;
         Ok(live)
@@ -251,9 +258,8 @@ impl Running {
         self.spawn("raw-writer", WhenFenced::JoinAgain, move || {
             let config = RawConfig {
                 name: name.as_str().to_owned(),
-                topics: parts.config.input.topics.clone(),
-                max_clock_skew: parts.config.time.max_clock_skew,
                 flush: Arc::clone(&parts.flush),
+                keep: parts.config.retention.raw,
                 ..RawConfig::default()
             };
             let writer = RawWriter::start(Arc::clone(&parts.queue), Arc::clone(&raw_files), config)?;
@@ -261,8 +267,12 @@ impl Running {
         })?;
         let (parts, name) = (self.parts.clone(), self.name("late-writer")?);
         self.spawn("late-writer", WhenFenced::JoinAgain, move || {
-            let config =
-                LateConfig { name: name.as_str().to_owned(), flush: Arc::clone(&parts.flush), ..LateConfig::default() };
+            let config = LateConfig {
+                name: name.as_str().to_owned(),
+                flush: Arc::clone(&parts.flush),
+                keep: parts.config.retention.raw,
+                ..LateConfig::default()
+            };
             let writer = LateWriter::start(Arc::clone(&parts.queue), Arc::clone(&files), config)?;
             Ok(Box::new(writer) as Box<dyn Stage>)
         })

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clickmill_db_writer::raw::{Files, RawConfig, RawWriter, parts, read};
-use clickmill_model::records::{Origin, SourceHeader, SourceMark};
-use clickmill_model::{Offset, Partition, Timestamp};
+use clickmill_model::records::{Origin, PIPELINE, SourceHeader, SourceMark};
+use clickmill_model::{Definition, Offset, Partition, Timestamp};
 use clickmill_queue::{
     Committed, Consumer, ConsumerIdentity, Fetched, OffsetRange, Poll, Producer, Progress, Queue, QueueError, Record,
     Stage, TopicPartition, TopicSpec, Transaction,
@@ -117,8 +117,13 @@ impl Queue for Canned {
         Ok(Vec::new())
     }
 
-    fn read(&self, _: &TopicPartition, _: Offset, _: usize) -> Result<Vec<Fetched>, QueueError> {
-        Ok(Vec::new())
+    /// The definition; everything else comes through the consumer.
+    fn read(&self, of: &TopicPartition, from: Offset, _: usize) -> Result<Vec<Fetched>, QueueError> {
+        if &*of.topic != PIPELINE || from > Offset(0) {
+            return Ok(Vec::new());
+        }
+        let value = serde_json::to_vec(&Definition::default()).unwrap();
+        Ok(vec![Fetched { offset: Offset(0), arrival: Timestamp::EPOCH, record: Record::of(value) }])
     }
 }
 

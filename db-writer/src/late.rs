@@ -12,7 +12,7 @@ use clickmill_model::records::LATE_CLICKS;
 use clickmill_queue::topology::LATE_WRITER;
 use clickmill_queue::{Progress, Queue, Stage, StageError};
 
-use crate::raw::{Files, Lines, LinesWriter, Rolling};
+use crate::raw::{Files, KEEP, Lines, LinesWriter, Rolling};
 
 /// The folder of late clicks.
 pub const LATE_FOLDER: &str = "late";
@@ -26,11 +26,13 @@ pub struct LateConfig {
     pub rolling: Rolling,
     /// While it is set, what was read to its end becomes a file at once.
     pub flush: Arc<AtomicBool>,
+    /// How long lines are kept, from their arrival.
+    pub keep: Duration,
 }
 
 impl Default for LateConfig {
     fn default() -> Self {
-        Self { name: "0".into(), rolling: Rolling::default(), flush: Arc::default() }
+        Self { name: "0".into(), rolling: Rolling::default(), flush: Arc::default(), keep: KEEP }
     }
 }
 
@@ -41,7 +43,7 @@ impl LateWriter {
     /// Joins the group and ends what is left of an earlier writer of this name.
     pub fn start(queue: Arc<dyn Queue>, files: Arc<Files>, config: LateConfig) -> Result<Self, StageError> {
         let who = (LATE_WRITER, [LATE_CLICKS].as_slice(), config.name.as_str());
-        Ok(Self(LinesWriter::start(Lines::Late, queue, files, config.rolling, config.flush, who)?))
+        Ok(Self(LinesWriter::start(Lines::Late, queue, files, config.rolling, config.flush, config.keep, who)?))
     }
 }
 

@@ -165,13 +165,11 @@ fn schedule_26_a_topic_made_anew_replaces_nothing() {
 
 #[test]
 fn schedule_26_equal_offsets_of_two_topics_are_two_lines() {
-    let rig = Rig::in_memory();
-    rig.queue.create_topics(&[spec("more-clicks", 1)]).unwrap();
+    let rig = Rig::of_topics(&[TOPIC, "more-clicks"]);
     send(&rig, 0, 2);
     rig.send("more-clicks", watched(&[b"one", b"two"]));
     rig.flush.store(true, Ordering::SeqCst);
-    let config = RawConfig { topics: vec![TOPIC.into(), "more-clicks".into()], ..rig.config("a") };
-    let mut writer = rig.writer_of(Arc::new(rig.queue.clone()), config);
+    let mut writer = rig.writer("a");
     rig.settle(&mut writer).unwrap();
     let found: Vec<_> =
         rig.lines("raw").into_iter().map(|(topic, _, offset, place, _, _)| (topic, offset, place)).collect();
@@ -206,15 +204,13 @@ fn schedule_27_expired_offsets_are_found_again_when_the_log_is_whole() {
 
 #[test]
 fn a_partition_is_handed_over_with_everything_written() {
-    let rig = Rig::in_memory();
-    rig.queue.create_topics(&[spec("more-clicks", 1)]).unwrap();
-    let config = |name| RawConfig { topics: vec![TOPIC.into(), "more-clicks".into()], ..rig.config(name) };
-    let mut a = rig.writer_of(Arc::new(rig.queue.clone()), config("a"));
+    let rig = Rig::of_topics(&[TOPIC, "more-clicks"]);
+    let mut a = rig.writer("a");
     send(&rig, 0, 2);
     rig.send("more-clicks", watched(&[b"one"]));
     rig.settle(&mut a).unwrap();
     assert_eq!(rig.paths("raw").len(), 0);
-    let mut b = rig.writer_of(Arc::new(rig.queue.clone()), config("b"));
+    let mut b = rig.writer("b");
     rig.settle(&mut a).unwrap();
     assert_eq!(rig.paths("raw").len(), 1, "what goes to B is written, what stays is not");
     rig.settle(&mut b).unwrap();
@@ -266,11 +262,9 @@ fn old_lines_of_a_backlog_do_not_make_a_file_each() {
 
 #[test]
 fn files_that_take_too_much_memory_together_are_completed() {
-    let rig = Rig::in_memory();
-    rig.queue.create_topics(&[spec("more-clicks", 1)]).unwrap();
+    let rig = Rig::of_topics(&[TOPIC, "more-clicks"]);
     let rolling = clickmill_db_writer::raw::Rolling { memory_bytes: 250_000, ..Default::default() };
-    let topics = vec![TOPIC.into(), "more-clicks".into()];
-    let mut writer = rig.writer_of(Arc::new(rig.queue.clone()), RawConfig { rolling, topics, ..rig.config("a") });
+    let mut writer = rig.writer_of(Arc::new(rig.queue.clone()), RawConfig { rolling, ..rig.config("a") });
     let lines: Vec<String> = (0..1000).map(line).collect();
     let lines: Vec<&[u8]> = lines.iter().map(|l| l.as_bytes()).collect();
     rig.send(TOPIC, watched(&lines));

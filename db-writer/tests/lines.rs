@@ -144,14 +144,13 @@ fn the_footer_says_what_the_file_holds() {
 #[test]
 fn a_local_folder_gives_back_what_was_written() {
     let dir = tempfile::tempdir().unwrap();
-    let rig = Rig::new(Files::local(dir.path()).unwrap());
+    let mut rig = Rig::new(Files::local(dir.path()).unwrap());
     assert_eq!(rig.paths("raw"), Vec::<String>::new());
-    rig.queue.create_topics(&[spec("odd topic%", 1)]).unwrap();
+    rig.begin_with(&["odd topic%"]);
     let kinds = kinds();
     rig.send("odd topic%", watched(&bytes_of(&kinds)));
-    let config = clickmill_db_writer::raw::RawConfig { topics: vec!["odd topic%".into()], ..rig.config("a") };
     rig.flush.store(true, std::sync::atomic::Ordering::SeqCst);
-    let mut writer = rig.writer_of(Arc::new(rig.queue.clone()), config);
+    let mut writer = rig.writer("a");
     rig.settle(&mut writer).unwrap();
     check_rows(&rig, "raw", &kinds, ("odd topic%", 0), true);
     assert_eq!(std::fs::read_dir(dir.path().join(".tmp")).unwrap().count(), 0, "nothing temporary is left");

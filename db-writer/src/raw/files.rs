@@ -138,6 +138,18 @@ impl Files {
 
     /// The Parquet files below a folder, by path.
     pub fn list(&self, folder: &str) -> Result<Vec<Listed>, FilesError> {
+        self.list_where(folder, |_| true)
+    }
+
+    /// The Parquet files of those days (`yyyy-MM-dd`) of a folder that are wanted, by path.
+    pub(super) fn list_of_days(&self, folder: &str, wanted: impl Fn(&str) -> bool) -> Result<Vec<Listed>, FilesError> {
+        self.list_where(folder, |path| {
+            let day = path.filename().and_then(|name| name.strip_prefix("date="));
+            day.is_some_and(&wanted)
+        })
+    }
+
+    fn list_where(&self, folder: &str, wanted: impl Fn(&StorePath) -> bool) -> Result<Vec<Listed>, FilesError> {
         let mut found = Vec::new();
         let mut folders = vec![StorePath::from(folder)];
         while let Some(next) = folders.pop() {
@@ -145,7 +157,7 @@ impl Files {
                 .runtime
                 .block_on(self.store.list_with_delimiter(Some(&next)))
                 .map_err(|error| unavailable("listing", &next, &error))?;
-            folders.extend(listing.common_prefixes);
+            folders.extend(listing.common_prefixes.into_iter().filter(&wanted));
             found.extend(
                 listing
                     .objects
@@ -156,6 +168,27 @@ impl Files {
         }
         found.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(found)
+    }
+
+    /// Deletes a file; one that is gone already is no error.
+    pub(super) fn delete(&self, path: &str) -> Result<(), FilesError> {
+        let Some(root) = &self.local else {
+            return match self.runtime.block_on(self.store.delete(&StorePath::from(path))) {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                Err(error) => Err(unavailable("deleting", path, &error)),
+            };
+        };
+        let path = root.join(path);
+        match std::fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(unavailable("deleting", path.display(), &error)),
+        }
+        if let Some(day) = path.parent() {
+            // Only an empty folder goes; whoever wants to write into it just then makes it again.
+            let _ = std::fs::remove_dir(day);
+        }
+        Ok(())
     }
 
     /// A file's path as people know it.

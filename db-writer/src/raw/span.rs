@@ -55,6 +55,12 @@ impl FileSpan {
         format!("{folder}/date={day}/{}-{}-{:020}-{millis}.parquet", topic.as_ref(), from.partition, first_offset.0)
     }
 
+    /// The first arrival, as the name of a file says it.
+    pub(crate) fn first_arrival_of(path: &str) -> Option<Timestamp> {
+        let (_, millis) = path.strip_suffix(".parquet")?.rsplit_once('-')?;
+        Some(Timestamp::from_millis(millis.parse().ok()?))
+    }
+
     pub(crate) fn to_metadata(&self) -> Vec<KeyValue> {
         let mut all = vec![
             ("format", FORMAT.to_string()),
@@ -205,6 +211,14 @@ mod tests {
             path("a/../b", 0, u64::MAX, 1_640_995_199_999),
             "raw/date=2021-12-31/a%2F..%2Fb-0-18446744073709551615-1640995199999.parquet"
         );
+    }
+
+    #[test]
+    fn the_name_says_when_the_first_line_arrived() {
+        let from = RawPartition::new("a-1", Partition(3));
+        let path = FileSpan::path("raw", &from, Offset(7), Timestamp::from_millis(1_609_459_201_000));
+        assert_eq!(FileSpan::first_arrival_of(&path), Some(Timestamp::from_millis(1_609_459_201_000)));
+        assert_eq!(FileSpan::first_arrival_of("raw/date=2021-01-01/notes.parquet"), None);
     }
 
     #[test]

@@ -1,19 +1,21 @@
 //! The loop: poll, fill the files, publish them, commit. The only file here that knows the queue.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clickmill_model::{LineParser, Offset, Timestamp};
 use clickmill_queue::{
-    Committed, Consumer, Fetched, InputCommit, Poll, Producer, Progress, Queue, StageError, TopicPartition, Transaction,
+    Committed, Consumer, Fetched, InputCommit, Poll, Producer, Progress, Queue, StageError, TopicPartition,
+    Transaction, topology,
 };
 
 use super::build::{FileBuilder, Outcome};
 use super::files::{Files, Published};
 use super::read;
 use super::records::Lines;
+use super::retention;
 use super::span::FileSpan;
 
 /// When a file is complete.
@@ -31,12 +33,18 @@ pub struct Rolling {
     pub memory_bytes: usize,
 }
 
+/// [`Rolling::input_bytes`], unless asked otherwise.
+const INPUT_BYTES: usize = 160 << 20;
+
+// Half as much again is on its way while a file is written.
+const _: () = assert!((INPUT_BYTES + INPUT_BYTES / 2) as u64 <= topology::BACKLOG_BYTES);
+
 impl Default for Rolling {
     fn default() -> Self {
         Self {
             rows: 8_000_000,
             file_bytes: 64 << 20,
-            input_bytes: 160 << 20,
+            input_bytes: INPUT_BYTES,
             age: Duration::from_secs(300),
             memory_bytes: 256 << 20,
         }
@@ -52,6 +60,9 @@ const HEARTBEATS_WAIT: Duration = Duration::from_secs(5);
 /// How often metrics are brought up to date.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
+/// How often old files are deleted.
+const EXPIRE_EVERY: Duration = Duration::from_secs(600);
+
 struct Input {
     /// The next record to read.
     next: Offset,
@@ -63,11 +74,14 @@ struct Input {
     /// When the file was begun.
     begun: Timestamp,
     at_end: bool,
+    /// Where files that are there already begin, while the group's offset does not say which lines are written.
+    adopts: BTreeSet<(Offset, Timestamp)>,
 }
 
 impl Input {
     fn new(next: Offset, now: Timestamp) -> Self {
-        Self { next, file: None, input_bytes: 0, waiting_since: None, begun: now, at_end: false }
+        let adopts = BTreeSet::new();
+        Self { next, file: None, input_bytes: 0, waiting_since: None, begun: now, at_end: false, adopts }
     }
 
     fn is_due(&self, rolling: &Rolling, flush: bool, now: Timestamp) -> bool {
@@ -84,17 +98,21 @@ impl Input {
 
 /// Writes the lines of the partitions that its consumer is given.
 pub(crate) struct LinesWriter {
-    lines: Lines,
+    pub(super) lines: Lines,
     queue: Arc<dyn Queue>,
     files: Arc<Files>,
     rolling: Rolling,
     flush: Arc<AtomicBool>,
+    /// How long lines are kept, from their arrival.
+    keep: Duration,
     group: &'static str,
+    topics: Vec<String>,
     producer: Box<dyn Producer>,
     consumer: Box<dyn Consumer>,
     parser: LineParser,
     inputs: BTreeMap<TopicPartition, Input>,
     reported: Option<Timestamp>,
+    expired: Option<Timestamp>,
 }
 
 /// Where a file's lines are now.
@@ -112,12 +130,27 @@ impl LinesWriter {
         files: Arc<Files>,
         rolling: Rolling,
         flush: Arc<AtomicBool>,
+        keep: Duration,
         (group, topics, name): (&'static str, &[&str], &str),
     ) -> Result<Self, StageError> {
         let producer = queue.producer(&format!("{group}-{name}"))?;
         let consumer = queue.consumer(group, topics)?;
-        let (parser, inputs, reported) = (LineParser::new(), BTreeMap::new(), None);
-        Ok(Self { lines, queue, files, rolling, flush, group, producer, consumer, parser, inputs, reported })
+        Ok(Self {
+            lines,
+            queue,
+            files,
+            rolling,
+            flush,
+            keep,
+            group,
+            topics: topics.iter().map(|&topic| topic.to_owned()).collect(),
+            producer,
+            consumer,
+            parser: LineParser::new(),
+            inputs: BTreeMap::new(),
+            reported: None,
+            expired: None,
+        })
     }
 
     fn assign(
@@ -126,46 +159,54 @@ impl LinesWriter {
         committed: Option<Committed>,
         now: Timestamp,
     ) -> Result<(), StageError> {
-        let next = match committed {
-            Some(committed) => committed.offset,
-            None => {
-                let start = self.queue.range(&input)?.start;
-                // From the log's first record on, files that are there already are adopted one by one. From anywhere else that would not be sure.
-                if start > Offset(0) && self.has_files_of(&input)? {
-                    return Err(StageError::Broken(format!(
-                        "{input}: the committed offset of group {} is gone and its log begins at {start}, though files in {} hold lines of it; \
-                         going on could lose lines or write them twice: restore the offset, or move these files away",
-                        self.group,
-                        self.lines.folder(),
-                    )));
-                }
-                start
-            }
-        };
-        self.inputs.insert(input, Input::new(next, now));
+        if let Some(committed) = committed {
+            self.inputs.insert(input, Input::new(committed.offset, now));
+            return Ok(());
+        }
+        let start = self.queue.range(&input)?.start;
+        let there = self.files_of(&input)?;
+        // From the log's first record on, files that are there already are adopted one by one, wherever they begin: the oldest may be past their retention. From anywhere else
+        // that would not be sure.
+        if start > Offset(0) && !there.is_empty() {
+            return Err(StageError::Broken(format!(
+                "{input}: the committed offset of group {} is gone and its log begins at {start}, though files in {} hold lines of it; \
+                 going on could lose lines or write them twice: restore the offset, or move these files away",
+                self.group,
+                self.lines.folder(),
+            )));
+        }
+        self.inputs.insert(input, Input { adopts: there, ..Input::new(start, now) });
         Ok(())
     }
 
-    fn has_files_of(&self, input: &TopicPartition) -> Result<bool, StageError> {
+    /// Where the files begin that hold lines of this partition.
+    fn files_of(&self, input: &TopicPartition) -> Result<BTreeSet<(Offset, Timestamp)>, StageError> {
+        let mut found = BTreeSet::new();
         for file in self.files.list(self.lines.folder())? {
             let span = FileSpan::read(&self.files, &file.path)?;
             if span.from.topic == input.topic && span.from.partition == input.partition {
-                return Ok(true);
+                found.insert((span.first_offset, span.first_arrival));
             }
         }
-        Ok(false)
+        Ok(found)
     }
 
+    /// Takes records into the partition's file, up to where a file begins that is there already. True where that cut it short.
     fn take_in(
         &mut self,
         from: &TopicPartition,
         records: &[Fetched],
         end: Offset,
         now: Timestamp,
-    ) -> Result<(), StageError> {
-        let Some(input) = self.inputs.get_mut(from) else { return Ok(()) };
+    ) -> Result<bool, StageError> {
+        let Some(input) = self.inputs.get_mut(from) else { return Ok(false) };
         let mut count = 0;
+        let mut cut = false;
         for fetched in records {
+            if input.file.is_some() && input.adopts.contains(&(fetched.offset, fetched.arrival)) {
+                cut = true;
+                break;
+            }
             let had_file = input.file.is_some();
             count += self.lines.append(fetched, from, &mut self.parser, &self.files, &mut input.file)?;
             if !had_file && input.file.is_some() {
@@ -179,7 +220,14 @@ impl LinesWriter {
         }
         input.at_end = input.next >= end;
         metrics::counter!("clickmill_files_lines_total", "folder" => self.lines.folder()).increment(count);
-        Ok(())
+        Ok(cut)
+    }
+
+    /// Completes a file at the record before which it was cut, and reads on from there.
+    fn settle_cut(&mut self, partition: &TopicPartition) -> Result<(), StageError> {
+        let Some(input) = self.inputs.get_mut(partition) else { return Ok(()) };
+        let settled = settle_one(&self.files, self.lines, partition, input)?;
+        self.commit(vec![Settled { seek: true, ..settled }]).map(|_| ())
     }
 
     /// Completes and commits the files that are due, and those of `revoked` partitions. True where that were any.
@@ -232,6 +280,24 @@ impl LinesWriter {
         Ok(true)
     }
 
+    /// Deletes what is past its retention. A fault is tried again the next time: it stops nobody from writing.
+    fn expire(&mut self, now: Timestamp) {
+        if self.expired.is_some_and(|at| now >= at && now.since(at) < EXPIRE_EVERY) {
+            return;
+        }
+        self.expired = Some(now);
+        let folder = self.lines.folder();
+        let of = (self.group, self.topics.as_slice(), folder);
+        match retention::expire(&*self.queue, &self.files, of, now.before(self.keep)) {
+            Ok(0) => {}
+            Ok(deleted) => {
+                metrics::counter!("clickmill_files_expired_total", "folder" => folder).increment(deleted);
+                tracing::info!(folder, deleted, "deleted files that are past their retention");
+            }
+            Err(error) => tracing::warn!(folder, %error, "files past their retention could not be deleted"),
+        }
+    }
+
     fn report(&mut self, now: Timestamp) {
         if self.reported.is_some_and(|at| now >= at && now.since(at) < REPORT_EVERY) {
             return;
@@ -261,7 +327,11 @@ impl LinesWriter {
                     self.inputs.remove(&partition);
                 }
             }
-            Poll::Records { from, records, end } => self.take_in(&from, &records, end, now)?,
+            Poll::Records { from, records, end } => {
+                if self.take_in(&from, &records, end, now)? {
+                    self.settle_cut(&from)?;
+                }
+            }
             Poll::Idle { at_end } => {
                 worked = false;
                 for partition in at_end {
@@ -272,6 +342,7 @@ impl LinesWriter {
             }
         }
         self.report(now);
+        self.expire(now);
         worked |= self.settle(now, &revoked)?;
         for partition in revoked {
             self.inputs.remove(&partition);

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clickmill_db_writer::raw::{FileSpan, Files, Part, RawConfig, RawWriter, Rolling, parts, read};
-use clickmill_model::records::{Origin, SourceHeader, SourceMark};
-use clickmill_model::{Offset, Timestamp};
+use clickmill_model::records::{Origin, PIPELINE, SourceHeader, SourceMark};
+use clickmill_model::{Definition, InputTopic, Offset, Timestamp};
 use clickmill_queue::memory::MemoryQueue;
 use clickmill_queue::{
     Committed, Consumer, ConsumerIdentity, ManualClock, OffsetRange, Poll, Producer, Progress, Queue, Record,
@@ -35,11 +35,33 @@ pub fn spec(topic: &str, partitions: u32) -> TopicSpec {
     TopicSpec { name: topic.into(), partitions, retention: Retention::Forever, max_backlog_bytes: 0 }
 }
 
+/// A definition with these topics of one partition as inputs.
+pub fn reading(topics: &[&str]) -> Definition {
+    let inputs = topics.iter().map(|topic| InputTopic { topic: (*topic).into(), partitions: 1 }).collect();
+    Definition { inputs, ..Definition::default() }
+}
+
 impl Rig {
+    /// With these topics as inputs from the beginning.
+    pub fn of_topics(topics: &[&str]) -> Self {
+        let mut rig = Self::in_memory();
+        rig.begin_with(topics);
+        rig
+    }
+
+    /// Starts the topic of definitions anew, and makes these topics.
+    pub fn begin_with(&mut self, topics: &[&str]) {
+        self.queue.delete_topic(PIPELINE);
+        self.queue.create_topics(&[spec(PIPELINE, 1)]).unwrap();
+        self.queue.create_topics(&topics.iter().map(|topic| spec(topic, 1)).collect::<Vec<_>>()).unwrap();
+        clickmill_queue::definitions::append(&self.queue, &reading(topics)).unwrap();
+    }
+
     pub fn new(files: Files) -> Self {
         let clock = Arc::new(ManualClock::new(START));
         let queue = MemoryQueue::new(Arc::<ManualClock>::clone(&clock));
-        queue.create_topics(&[spec(TOPIC, 1)]).unwrap();
+        queue.create_topics(&[spec(TOPIC, 1), spec(PIPELINE, 1)]).unwrap();
+        clickmill_queue::definitions::append(&queue, &reading(&[TOPIC])).unwrap();
         Self { clock, queue, files: Arc::new(files), flush: Arc::default() }
     }
 
