@@ -285,6 +285,7 @@ fn checkpoint(watermark: &str, books: Books) -> Committed {
         last_heard: None,
         definitions: vec![],
         books,
+        inputs_since: 1,
     };
     Committed { offset: Offset(2), metadata: metadata.encode() }
 }
@@ -321,6 +322,7 @@ fn the_status_puts_together_what_store_queue_and_stages_know() {
     assert_eq!(status["delay_seconds"], 601.5);
     assert_eq!(status["complete_until"], 202101010003_u64);
     assert_eq!(status["rankings_complete_until"], 202101010003_u64);
+    assert_eq!((&status["counts_kept_from"], &status["rankings_kept_from"]), (&json!(null), &json!(null)));
     let books = &status["books"];
     let figures: Vec<u64> =
         ["lines", "counted", "duplicates", "late", "rejected"].map(|name| books[name].as_u64().unwrap()).to_vec();

@@ -1,8 +1,8 @@
 //! `clickmill define`, and what `up` does of it at its start: the configuration becomes the pipeline's definition.
 
 use anyhow::Context;
-use clickmill_model::Definition;
 use clickmill_model::records::PIPELINE;
+use clickmill_model::{Definition, InputTopic};
 use clickmill_queue::definitions::{self, Definitions};
 use clickmill_queue::{Queue, topology};
 
@@ -28,6 +28,17 @@ pub(crate) fn propose(queue: &dyn Queue, proposal: &Definition, dry_run: bool) -
         Vec::new()
     };
     let next = proposal.following(&history).map_err(|error| Misused(error.into()))?;
+    for input in &proposal.inputs {
+        if let Some(there) = queue.partitions(&input.topic)?
+            && there != input.partitions
+        {
+            let InputTopic { topic, partitions } = input;
+            return Err(Misused(anyhow::anyhow!(
+                "input topic {topic} has {there} partitions, but queue.partitions is {partitions}: make the topic anew with {partitions}, or choose another one"
+            ))
+            .into());
+        }
+    }
     match (next, history.last()) {
         (None, Some(last)) => {
             if !dry_run {

@@ -1,12 +1,14 @@
 //! The end of a drain: when everything is out, and what it came to.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clickmill_log_watcher::LiveReport;
-use clickmill_model::records::{Books, LATE_CLICKS, MapperCheckpoint};
+use clickmill_model::records::{Books, LATE_CLICKS};
 use clickmill_model::{Minute, Offset};
+use clickmill_queue::inputs::RawTopics;
 use clickmill_queue::{TopicPartition, topology};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -26,12 +28,16 @@ pub(crate) struct Before {
     began: Instant,
 }
 
+/// The raw topics, as far as the mappers have followed the definitions.
+fn raw_topics(parts: &Parts) -> anyhow::Result<Option<RawTopics>> {
+    let definitions = parts.definitions()?;
+    Ok(definitions.map(|definitions| RawTopics::load(&*parts.queue, definitions.all())).transpose()?)
+}
+
 fn books(parts: &Parts) -> anyhow::Result<Books> {
     let mut sum = Books::default();
-    for topic in &parts.config.input.topics {
-        for (_, committed) in parts.queue.committed(topology::MAPPER, topic)? {
-            sum.add(&MapperCheckpoint::decode(&committed.metadata)?.books);
-        }
+    for checkpoint in raw_topics(parts)?.iter().flat_map(|raw| raw.committed.values()) {
+        sum.add(&checkpoint.books);
     }
     Ok(sum)
 }
@@ -107,14 +113,26 @@ fn is_out(parts: &Parts, until: Option<Minute>) -> anyhow::Result<bool> {
     if complete.is_none_or(|complete| complete < until) {
         return Ok(false);
     }
+    let Some(raw) = raw_topics(parts)? else { return Ok(false) };
+    let topics = raw.of_mapper();
+    if !topics.contains(&parts.config.input.topic) || !have_read(parts, topology::MAPPER, &topics)? {
+        return Ok(false);
+    }
     // Every line is mapped now; what is still in memory shall go to files.
     parts.flush.store(true, Ordering::Relaxed);
-    for topic in &parts.config.input.topics {
-        if !has_read(parts, topology::RAW_WRITER, topic)? {
+    if raw.of_raw_writer(&*parts.queue)? != topics || !have_read(parts, topology::RAW_WRITER, &topics)? {
+        return Ok(false);
+    }
+    has_read(parts, topology::LATE_WRITER, LATE_CLICKS)
+}
+
+fn have_read(parts: &Parts, group: &str, topics: &BTreeSet<String>) -> anyhow::Result<bool> {
+    for topic in topics {
+        if !has_read(parts, group, topic)? {
             return Ok(false);
         }
     }
-    has_read(parts, topology::LATE_WRITER, LATE_CLICKS)
+    Ok(true)
 }
 
 /// True where the group has committed everything that the topic held when it was asked. Heartbeats go on meanwhile: it is enough to have been at the end once.

@@ -14,6 +14,7 @@ mod pipeline;
 mod reference;
 mod stages;
 mod up;
+mod watching;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

@@ -7,7 +7,10 @@ const MEANINGS: &[(&str, &str)] = &[
     ("data_dir", "where the embedded queue and store and the local files are"),
     ("input.logs", "the log files: files, folders and globs"),
     ("input.topic", "the raw topic that this watcher sends to"),
-    ("input.topics", "all raw topics of the pipeline"),
+    (
+        "input.topics",
+        "all raw topics of the pipeline; a new one counts from the first open minute on, one that is left out is read to its end",
+    ),
     (
         "input.partition_by",
         "what chooses a click's partition: `identity`, or `ad_id` where foreign producers key by ad",
@@ -32,7 +35,7 @@ const MEANINGS: &[(&str, &str)] = &[
     ("files.url", "where `raw/` and `late/` go: `file:///path`; default: `DATA_DIR/files`"),
     ("retention.counts", "how long counts are kept, from their arrival"),
     ("retention.rankings", "how long rankings are kept, from their arrival"),
-    ("retention.raw", "how long raw files shall be kept; nothing deletes them yet"),
+    ("retention.raw", "how long raw and late lines are kept in files, from their arrival"),
     ("api.listen", "where HTTP is served; port 0 picks a free one"),
 ];
 

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::response::Response;
-use clickmill_model::records::{Books, CLICK_PARTIALS, CLICK_RESULTS, LATE_CLICKS, MapperCheckpoint, TOP_CANDIDATES};
+use clickmill_model::records::{Books, CLICK_PARTIALS, CLICK_RESULTS, LATE_CLICKS, TOP_CANDIDATES};
 use clickmill_model::{Definition, Minute, RejectReason, Watermark};
+use clickmill_queue::inputs::RawTopics;
 use clickmill_queue::{Committed, Queue, QueueError, TopicPartition, topology};
 use clickmill_store::{StoreError, StoreProgress};
 use parking_lot::Mutex;
@@ -46,6 +47,12 @@ pub(crate) struct StatusAnswer {
     /// The first minute whose rankings are not complete; null where none is.
     #[schema(value_type = Option<u64>, example = 202_101_010_000_u64)]
     rankings_complete_until: Option<Minute>,
+    /// Counts that arrived long ago were deleted: those of minutes before this one are not complete; null where nothing was deleted.
+    #[schema(value_type = Option<u64>, example = 202_101_010_000_u64)]
+    counts_kept_from: Option<Minute>,
+    /// The same for rankings.
+    #[schema(value_type = Option<u64>, example = 202_101_010_000_u64)]
+    rankings_kept_from: Option<Minute>,
     /// How far the watermark is behind the time, in seconds.
     delay_seconds: Option<f64>,
     /// What became of the lines that were read.
@@ -154,7 +161,7 @@ impl App {
             Err(_) => ("unavailable", Default::default()),
         };
         let newest = definitions.newest();
-        let from_queue = self.sources.queue.as_deref().map(|queue| read_queue(queue, newest));
+        let from_queue = self.sources.queue.as_deref().map(|queue| read_queue(queue, &definitions.all));
         let (queue, found) = match from_queue {
             None => ("unknown", FromQueue::default()),
             Some(Ok(found)) => ("ok", found),
@@ -178,6 +185,8 @@ impl App {
             watermark: watermark.map(|watermark| watermark.to_string()),
             complete_until: progress.counts_until(partitions),
             rankings_complete_until: progress.rankings_until(partitions),
+            counts_kept_from: progress.counts_from,
+            rankings_kept_from: progress.rankings_from,
             delay_seconds: watermark.map(behind),
             books: BooksAnswer::new(&found.books),
             stages: stages(self.sources.stages.all(), &found.lags),
@@ -194,12 +203,19 @@ impl App {
     }
 }
 
-fn read_queue(queue: &dyn Queue, definition: Option<&Definition>) -> Result<FromQueue, QueueError> {
-    let Some(definition) = definition else { return Ok(FromQueue::default()) };
-    let raw: Vec<(&str, u32)> =
-        definition.inputs.iter().map(|input| (input.topic.as_str(), input.partitions)).collect();
-    let n = definition.partitions;
+fn read_queue(queue: &dyn Queue, definitions: &[Definition]) -> Result<FromQueue, QueueError> {
+    let Some(newest) = definitions.last() else { return Ok(FromQueue::default()) };
+    let topics = RawTopics::load(queue, definitions)?;
+    let read = topics.read.topics();
+    let mut raw: Vec<(&str, u32)> = Vec::new();
+    for input in definitions.iter().rev().flat_map(|definition| &definition.inputs) {
+        if read.contains(input.topic.as_str()) && raw.iter().all(|(topic, _)| *topic != input.topic) {
+            raw.push((&input.topic, input.partitions));
+        }
+    }
+    let n = newest.partitions;
     let mut found = FromQueue::default();
+    found.add_mappers(&topics);
     for (group, inputs) in [
         (topology::MAPPER, raw.as_slice()),
         (topology::AGGREGATOR, &[(CLICK_PARTIALS, n)]),
@@ -214,12 +230,8 @@ fn read_queue(queue: &dyn Queue, definition: Option<&Definition>) -> Result<From
                 queue.committed(group, topic)?.into_iter().map(|(partition, at)| (partition.0, at)).collect();
             for partition in 0..*partitions {
                 let range = queue.range(&TopicPartition::new(*topic, partition))?;
-                let at = committed.get(&partition);
-                let next = at.map_or(range.start, |at| at.offset);
+                let next = committed.get(&partition).map_or(range.start, |at| at.offset);
                 lag = lag.saturating_add(range.end.0.saturating_sub(next.0));
-                if group == topology::MAPPER {
-                    found.add_mapper(at)?;
-                }
             }
         }
         found.lags.insert(group, lag);
@@ -228,17 +240,13 @@ fn read_queue(queue: &dyn Queue, definition: Option<&Definition>) -> Result<From
 }
 
 impl FromQueue {
-    /// Takes in what a raw partition's mapper committed; one that committed nothing has seen nothing.
-    fn add_mapper(&mut self, committed: Option<&Committed>) -> Result<(), QueueError> {
-        let mut watermark = Watermark::NONE;
-        if let Some(committed) = committed {
-            let checkpoint = MapperCheckpoint::decode(&committed.metadata)
-                .map_err(|error| QueueError::Broken(format!("what the mapper committed: {error}")))?;
+    /// Takes in what the mappers committed: the books of every topic that ever was an input, the time of those that are read. One that committed nothing has seen nothing.
+    fn add_mappers(&mut self, topics: &RawTopics) {
+        for checkpoint in topics.committed.values() {
             self.books.add(&checkpoint.books);
-            watermark = checkpoint.watermark;
         }
-        self.watermark = Some(self.watermark.map_or(watermark, |lowest| lowest.min(watermark)));
-        Ok(())
+        let of = |raw| topics.committed.get(raw).map_or(Watermark::NONE, |checkpoint| checkpoint.watermark);
+        self.watermark = topics.read.partitions.iter().map(of).min();
     }
 }
 
