@@ -66,37 +66,35 @@ struct LinesAnswer {
     lines: Vec<LineAnswer>,
 }
 
-/// The latest lines that are no clicks, each with the reason.
-#[utoipa::path(
-    get,
-    path = "/v1/rejected",
-    params(("limit" = Option<u32>, Query, description = "How many, 1 to 200; 50 where it is not given", example = 50)),
-    responses(
-        (status = 200, description = "The lines", body = LinesAnswer),
-        (status = 400, description = "A parameter is wrong", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "Too many requests wait", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "The queue cannot be read at the moment", body = ProblemBody, content_type = "application/problem+json"),
-    )
-)]
-pub(super) async fn rejected(State(app): State<Arc<App>>, query: Query) -> Result<Response, Problem> {
-    answer(&app, &query, DEAD_LETTERS).await
+/// Answers a path with the latest lines of a topic of lines set aside.
+macro_rules! latest_lines {
+    ($(#[$doc:meta])* $name:ident, $path:literal, $topic:ident) => {
+        $(#[$doc])*
+        #[utoipa::path(
+            get,
+            path = $path,
+            params(("limit" = Option<u32>, Query, description = "How many, 1 to 200; 50 where it is not given", example = 50)),
+            responses(
+                (status = 200, description = "The lines", body = LinesAnswer),
+                (status = 400, description = "A parameter is wrong", body = ProblemBody, content_type = "application/problem+json"),
+                (status = 429, description = "Too many requests wait", body = ProblemBody, content_type = "application/problem+json"),
+                (status = 503, description = "The queue cannot be read at the moment", body = ProblemBody, content_type = "application/problem+json"),
+            )
+        )]
+        pub(super) async fn $name(State(app): State<Arc<App>>, query: Query) -> Result<Response, Problem> {
+            answer(&app, &query, $topic).await
+        }
+    };
 }
 
-/// The latest clicks that came after their minute was closed.
-#[utoipa::path(
-    get,
-    path = "/v1/late",
-    params(("limit" = Option<u32>, Query, description = "How many, 1 to 200; 50 where it is not given", example = 50)),
-    responses(
-        (status = 200, description = "The lines", body = LinesAnswer),
-        (status = 400, description = "A parameter is wrong", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "Too many requests wait", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "The queue cannot be read at the moment", body = ProblemBody, content_type = "application/problem+json"),
-    )
-)]
-pub(super) async fn late(State(app): State<Arc<App>>, query: Query) -> Result<Response, Problem> {
-    answer(&app, &query, LATE_CLICKS).await
-}
+latest_lines!(
+    /// The latest lines that are no clicks, each with the reason.
+    rejected, "/v1/rejected", DEAD_LETTERS
+);
+latest_lines!(
+    /// The latest clicks that came after their minute was closed.
+    late, "/v1/late", LATE_CLICKS
+);
 
 async fn answer(app: &Arc<App>, query: &Query, topic: &'static str) -> Result<Response, Problem> {
     let limit = query.params(&["limit"])?.number("limit", MOST_EXAMPLES)?.unwrap_or(USUAL_EXAMPLES);
