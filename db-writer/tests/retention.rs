@@ -149,7 +149,7 @@ fn late_clicks_are_kept_as_long_as_raw_ones() {
     let mut writer = LateWriter::start(Arc::new(rig.queue.clone()), Arc::clone(&rig.files), config).unwrap();
     rig.settle(&mut writer).unwrap();
     for (days, files) in [(1, 1), (2, 0)] {
-        rig.clock.advance(DAY);
+        rig.clock.advance(DAY + Duration::from_secs(1));
         rig.settle(&mut writer).unwrap();
         assert_eq!(rig.paths("late").len(), files, "after {days} days");
     }

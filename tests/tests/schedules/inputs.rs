@@ -42,6 +42,8 @@ struct Inputs {
     /// By partition, at an offset: the first minute in which it counts from there on.
     begins: BTreeMap<RawPartition, Vec<(Offset, Minute)>>,
     counting: BTreeSet<RawPartition>,
+    /// The newest definition that each partition has announced.
+    known: BTreeMap<RawPartition, u32>,
     /// Where each partition that left has left.
     left: BTreeMap<RawPartition, Offset>,
 }
@@ -50,7 +52,13 @@ impl Inputs {
     fn new(topics: &[&str], others: &[&str]) -> Self {
         let world = World::new(reading(topics));
         world.queue.create_topics(&topology::topics(&reading(others))).unwrap();
-        Self { world, begins: BTreeMap::new(), counting: BTreeSet::new(), left: BTreeMap::new() }
+        Self {
+            world,
+            begins: BTreeMap::new(),
+            counting: BTreeSet::new(),
+            known: BTreeMap::new(),
+            left: BTreeMap::new(),
+        }
     }
 
     fn send(&self, topic: &str, partition: u32, (name, to): (&str, SourceMark), lines: &[String]) {
@@ -77,15 +85,17 @@ impl Inputs {
             all.into_iter().find(|(p, _)| *p == raw.partition).unwrap().1.offset
         };
         for (raw, checkpoint) in self.world.checkpoints() {
-            let definition = |version| self.world.definitions.iter().find(|d| d.version == version).unwrap();
-            let is_input = |announced: &&clickmill_model::Announced| definition(announced.version).has_input(&raw);
-            if checkpoint.definitions.last().filter(is_input).is_none() {
-                self.counting.remove(&raw);
-                self.left.insert(raw.clone(), offsets(&raw));
-            } else if self.counting.insert(raw.clone()) {
-                let begun = checkpoint.definitions.iter().rev().take_while(is_input).last().unwrap();
-                let begins = self.begins.entry(raw.clone()).or_default();
-                begins.push((self.left.get(&raw).copied().unwrap_or(Offset(0)), begun.open_from));
+            let known = self.known.get(&raw).copied().unwrap_or(0);
+            for announced in checkpoint.definitions.iter().filter(|announced| announced.version > known) {
+                let definition = self.world.definitions.iter().find(|d| d.version == announced.version).unwrap();
+                if !definition.has_input(&raw) {
+                    self.counting.remove(&raw);
+                    self.left.insert(raw.clone(), offsets(&raw));
+                } else if self.counting.insert(raw.clone()) {
+                    let from = self.left.get(&raw).copied().unwrap_or(Offset(0));
+                    self.begins.entry(raw.clone()).or_default().push((from, announced.open_from));
+                }
+                self.known.insert(raw.clone(), announced.version);
             }
         }
     }
