@@ -151,7 +151,7 @@ fn a_local_folder_gives_back_what_was_written() {
     rig.send("odd topic%", watched(&bytes_of(&kinds)));
     let config = clickmill_db_writer::raw::RawConfig { topics: vec!["odd topic%".into()], ..rig.config("a") };
     rig.flush.store(true, std::sync::atomic::Ordering::SeqCst);
-    let mut writer = rig.writer_of(Arc::new(rig.queue.clone()), config);
+    let mut writer = rig.writer_of(config);
     rig.settle(&mut writer).unwrap();
     check_rows(&rig, "raw", &kinds, ("odd topic%", 0), true);
     assert_eq!(std::fs::read_dir(dir.path().join(".tmp")).unwrap().count(), 0, "nothing temporary is left");
