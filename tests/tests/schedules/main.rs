@@ -4,6 +4,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-mod known;
+mod compare;
+mod definition;
+mod exactly_once;
+mod results;
 mod seeds;
+mod slow_store;
+mod time;
+mod watched;
+mod words;
 mod world;
