@@ -121,7 +121,7 @@ fn schedule_38_the_most_clicked_ads_of_any_range_are_exact_whatever_the_ties_and
                     .map(|m| minute("202101010000").plus(m * 7))
                     .chain((1..12).map(|m| minute("202101010000").plus(m * 43_200 - 1)));
                 for (m, at) in minutes.enumerate() {
-                    for ad in (0..40).filter(|ad| (ad + m as u64) % 3 == 0) {
+                    for ad in (0..40).filter(|ad| (ad + m as u64).is_multiple_of(3)) {
                         store.click(0, &format!("ad{ad:02}"), &at.to_string(), clicks(ad, m as u64));
                     }
                 }
