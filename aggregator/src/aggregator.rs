@@ -203,7 +203,7 @@ impl Aggregator {
     pub fn restored(&mut self) {
         let last = self.closed_until.previous();
         if let Some(definition) = self.published.in_force(last, &self.raws) {
-            self.windows.set(&definition.windows);
+            self.windows.set(&definition.windows, self.closed_until);
             self.set_for = Some(definition.version);
         }
         let day = Span::holding(SpanKind::Day, self.closed_until);
@@ -322,7 +322,8 @@ impl Aggregator {
         while at < target && told.rows < ROWS_A_CLOSING {
             let counted = self.open.range(at..target).next().map(|(minute, _)| *minute);
             let slid = self.windows.next_event(at.previous()).filter(|minute| *minute < target);
-            let Some(minute) = counted.into_iter().chain(slid).min() else {
+            let redefined = self.next_redefined(at).filter(|minute| *minute < target);
+            let Some(minute) = counted.into_iter().chain(slid).chain(redefined).min() else {
                 self.published.close(at, target, &self.raws);
                 at = target;
                 break;
@@ -349,6 +350,16 @@ impl Aggregator {
         told.results.push(ResultRecord { revision: Revision::STREAM, body: closed });
         let Told { results, candidates, oldest_arrival, .. } = told;
         Some(Closing { results, candidates, from, until: at, oldest_arrival })
+    }
+
+    /// The first minute from this one on in which other windows are in force than those that are summed up: they are from that minute on, whether anything is clicked in it or not.
+    fn next_redefined(&self, at: Minute) -> Option<Minute> {
+        let set_for = self.set_for?;
+        let starts = self.raws.values().flat_map(|raw| raw.definitions.iter().map(|announced| announced.from));
+        let is_other = |minute: &Minute| {
+            *minute >= at && self.published.in_force(*minute, &self.raws).is_some_and(|d| d.version != set_for)
+        };
+        starts.filter(is_other).min()
     }
 
     fn close_minute(&mut self, minute: Minute, told_at: Offset, told: &mut Told) {
@@ -398,7 +409,7 @@ impl Aggregator {
             let kept_from = minute.plus(-self.windows.kept_minutes());
             self.set_for = Some(definition.version);
             let windows = definition.windows.clone();
-            for window in self.windows.set(&windows) {
+            for window in self.windows.set(&windows, minute) {
                 if !first_ever {
                     self.sums_from.insert(window, kept_from);
                 }

@@ -129,8 +129,8 @@ pub(crate) struct Windows {
 pub(crate) type Ranked = (FilterId, Window, Vec<(String, u64)>, bool);
 
 impl Windows {
-    /// The windows in force from now on. A new one is summed up from the minutes that are kept. Returns the new ones.
-    pub(crate) fn set(&mut self, configured: &[Window]) -> Vec<Window> {
+    /// The windows in force from `minute` on, which is the next to close. A new one is summed up from the minutes that are kept. Returns the new ones.
+    pub(crate) fn set(&mut self, configured: &[Window], minute: Minute) -> Vec<Window> {
         let wanted = configured
             .iter()
             .filter(|w| **w != Window::MINUTE)
@@ -143,7 +143,7 @@ impl Windows {
                 Some(place) => before.swap_remove(place),
                 None => {
                     new.push(window);
-                    self.summed(window, sliding)
+                    self.summed(window, sliding, minute)
                 }
             };
             self.sums.push(sums);
@@ -151,15 +151,14 @@ impl Windows {
         new
     }
 
-    /// Sums up a window from the minutes that are kept.
-    fn summed(&self, window: Window, sliding: bool) -> Sums {
+    /// Sums up a window from the minutes that are kept, as it stands before `minute` is closed: a sliding one ends with the minute before, a tumbling one is that of `minute`.
+    fn summed(&self, window: Window, sliding: bool, minute: Minute) -> Sums {
         let mut sums = Sums { window, sliding, by_filter: Vec::new() };
-        let Some(last) = self.history.back().map(|closed| closed.minute) else { return sums };
         for closed in &self.history {
             let inside = if sliding {
-                closed.minute >= window.first(last)
+                closed.minute >= window.first(minute.previous())
             } else {
-                closed.minute.as_epoch().div_euclid(window.0.into()) == last.as_epoch().div_euclid(window.0.into())
+                closed.minute.as_epoch().div_euclid(window.0.into()) == minute.as_epoch().div_euclid(window.0.into())
             };
             if inside {
                 add(&mut sums, closed);

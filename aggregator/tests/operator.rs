@@ -348,3 +348,71 @@ fn a_filter_is_published_where_every_partition_counted_it() {
     assert_eq!(complete, (12..19).collect::<Vec<_>>(), "the first whose whole window counted it");
     assert!(run.candidates.iter().filter(|c| c.filter == FilterId(0)).all(|c| c.complete));
 }
+
+/// A run that follows `first` up to minute `from`, and `second` from there on, with these clicks of one ad; closed up to minute `until`.
+fn redefined(first: Definition, second: Definition, from: i64, clicked: &[i64], until: i64, restart: bool) -> Run {
+    let mut run = Run::new(first);
+    let second = Definition { version: 2, ..second };
+    run.aggregator.learn(&second);
+    run.definitions.push(second);
+    for m in 0..=until {
+        for raw in 0..2 {
+            let counts = [(minute(m), "a", 1, 0)];
+            let counts = if clicked.contains(&m) { &counts[..] } else { &[] };
+            let mut block = run.block(raw, minute(m), counts);
+            block.definitions = vec![Announced::new(1, Minute::MIN), Announced::new(2, minute(from))];
+            run.step(block);
+            if restart {
+                run.restart();
+            }
+        }
+    }
+    run
+}
+
+#[test]
+fn a_window_that_comes_later_holds_just_what_it_covers() {
+    for restart in [false, true] {
+        // It comes while nothing is clicked.
+        let clicked = [0, 1, 2, 12, 13, 59, 61];
+        let run = redefined(definition(&[5], 100), definition(&[3, 30], 100), 10, &clicked, 80, restart);
+        for window in [3, 30] {
+            let found: BTreeMap<i64, u64> = run
+                .candidates
+                .iter()
+                .filter(|c| c.filter == FilterId(0) && c.window == Window(window))
+                .inspect(|c| assert!(c.complete, "{window} at {}", c.minute))
+                .map(|c| (c.minute.minus(minute(0)), c.ads[0].1))
+                .collect();
+            let count =
+                |m: i64| 2 * clicked.iter().filter(|c| (m - i64::from(window) + 1..=m).contains(*c)).count() as u64;
+            let expected: BTreeMap<i64, u64> = (10..80).map(|m| (m, count(m))).filter(|(_, n)| *n > 0).collect();
+            assert_eq!(found, expected, "{window}, restarted: {restart}");
+        }
+        // The hour that was a window of any minute is one of whole hours now, and begins with its own minutes.
+        let run = redefined(definition(&[60], 100), definition(&[5], 100), 60, &[58, 59, 61], 130, restart);
+        let hours: Vec<u64> =
+            run.told(SpanKind::Hour).into_iter().filter(|((_, f, _), _)| f.0 == 0).map(|(_, n)| n).collect();
+        assert_eq!(hours, [4, 2], "restarted: {restart}");
+    }
+}
+
+#[test]
+fn a_window_longer_than_what_was_kept_says_that_it_is_not_complete() {
+    for restart in [false, true] {
+        // Sixty minutes are kept: of the ninety before minute 100, those from minute 40 on.
+        let run = redefined(definition(&[5], 100), definition(&[90], 100), 100, &[20, 70, 110, 130], 200, restart);
+        let complete: BTreeMap<i64, bool> = run
+            .candidates
+            .iter()
+            .filter(|c| c.filter == FilterId(0) && c.window == Window(90))
+            .map(|c| (c.minute.minus(minute(0)), c.complete))
+            .collect();
+        assert_eq!(
+            complete.keys().copied().collect::<Vec<_>>(),
+            (100..200).collect::<Vec<_>>(),
+            "restarted: {restart}"
+        );
+        assert!(complete.iter().all(|(m, complete)| *complete == (*m >= 129)), "restarted: {restart}: {complete:?}");
+    }
+}

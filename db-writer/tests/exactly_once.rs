@@ -13,7 +13,7 @@ use clickmill_db_writer::raw::{Files, RawConfig};
 use clickmill_model::Offset;
 use clickmill_queue::memory::CommitFault;
 use clickmill_queue::{Queue, QueueError, Stage, StageError, TopicPartition};
-use common::{Deaf, GROUP, Rig, TOPIC, line, rolling_at, spec, watched};
+use common::{GROUP, Rig, TOPIC, line, rolling_at, spec, watched};
 use proptest::prelude::*;
 
 /// Sends records of two lines each.
@@ -34,12 +34,12 @@ fn check(rig: &Rig, records: usize) {
 }
 
 /// A writer that has read what there is, is due to write it, and hears nothing any more.
-fn stopped_writer(rig: &Rig, name: &str) -> (impl Stage + use<>, Deaf) {
-    let deaf = Deaf::new(&rig.queue);
-    let mut writer = rig.writer_of(Arc::new(deaf.clone()), rig.config(name));
+fn stopped_writer(rig: &Rig, name: &str) -> (impl Stage + use<>, String) {
+    let mut writer = rig.writer(name);
+    let member = rig.newest_member();
     rig.settle(&mut writer).unwrap();
-    deaf.deaf.store(true, Ordering::SeqCst);
-    (writer, deaf)
+    rig.queue.deafen(GROUP, &member);
+    (writer, member)
 }
 
 fn expire_all(rig: &Rig) {
@@ -117,10 +117,10 @@ fn schedule_24_a_writer_stopped_behind_its_file_leaves_a_shorter_one() {
     let (mut a, _) = stopped_writer(&rig, "a");
     expire_all(&rig);
     send(&rig, 3, 4);
-    let (mut b, b_hears) = stopped_writer(&rig, "b");
+    let (mut b, b_member) = stopped_writer(&rig, "b");
     // A's file appears while B, who owns the partition, has a longer one in hand.
     assert!(is_fenced(wake(&rig, &mut a)));
-    b_hears.deaf.store(false, Ordering::SeqCst);
+    rig.queue.undeafen(GROUP, &b_member);
     rig.clock.advance(Duration::from_secs(301));
     rig.settle(&mut b).unwrap();
     Box::new(b).stop().unwrap();
@@ -223,8 +223,7 @@ fn a_partition_is_handed_over_with_everything_written() {
 #[test]
 fn files_are_complete_by_rows_bytes_and_age() {
     let rig = Rig::in_memory();
-    let mut writer =
-        rig.writer_of(Arc::new(rig.queue.clone()), RawConfig { rolling: rolling_at(6), ..rig.config("a") });
+    let mut writer = rig.writer_of(RawConfig { rolling: rolling_at(6), ..rig.config("a") });
     send(&rig, 0, 2);
     rig.settle(&mut writer).unwrap();
     assert_eq!(rig.committed(), None, "four lines wait");
@@ -240,7 +239,7 @@ fn files_are_complete_by_rows_bytes_and_age() {
     assert_eq!(rig.committed(), Some(Offset(4)), "five minutes are enough");
     let rolling = clickmill_db_writer::raw::Rolling { input_bytes: 1000, ..Default::default() };
     Box::new(writer).stop().unwrap();
-    let mut writer = rig.writer_of(Arc::new(rig.queue.clone()), RawConfig { rolling, ..rig.config("a") });
+    let mut writer = rig.writer_of(RawConfig { rolling, ..rig.config("a") });
     send(&rig, 4, 20);
     rig.settle(&mut writer).unwrap();
     assert_eq!(rig.committed(), Some(Offset(24)), "a kilobyte of records is enough");
@@ -264,7 +263,7 @@ fn old_lines_of_a_backlog_do_not_make_a_file_each() {
 fn files_that_take_too_much_memory_together_are_completed() {
     let rig = Rig::of_topics(&[TOPIC, "more-clicks"]);
     let rolling = clickmill_db_writer::raw::Rolling { memory_bytes: 250_000, ..Default::default() };
-    let mut writer = rig.writer_of(Arc::new(rig.queue.clone()), RawConfig { rolling, ..rig.config("a") });
+    let mut writer = rig.writer_of(RawConfig { rolling, ..rig.config("a") });
     let lines: Vec<String> = (0..1000).map(line).collect();
     let lines: Vec<&[u8]> = lines.iter().map(|l| l.as_bytes()).collect();
     rig.send(TOPIC, watched(&lines));
@@ -384,7 +383,7 @@ proptest! {
     #[test]
     fn whatever_happens_each_line_is_in_one_file(actions in proptest::collection::vec(action(), 1..80)) {
         let rig = Rig::in_memory();
-        let mut writers: BTreeMap<usize, (Box<dyn Stage>, Deaf)> = BTreeMap::new();
+        let mut writers: BTreeMap<usize, (Box<dyn Stage>, String)> = BTreeMap::new();
         let mut records = Vec::new();
         let mut fault = None;
         for action in actions {
@@ -400,10 +399,10 @@ proptest! {
                 }
                 Action::Step(who) => {
                     let (writer, _) = writers.entry(who).or_insert_with(|| {
-                        let deaf = Deaf::new(&rig.queue);
                         let rolling = rolling_at(5 + 6 * who as u64);
                         let config = RawConfig { rolling, ..rig.config(&who.to_string()) };
-                        (Box::new(rig.writer_of(Arc::new(deaf.clone()), config)), deaf)
+                        let writer = rig.writer_of(config);
+                        (Box::new(writer), rig.newest_member())
                     });
                     fault.into_iter().for_each(|fault| rig.queue.fail_next_commit(fault));
                     // Joining, being given the partition, reading, writing.
@@ -421,14 +420,14 @@ proptest! {
                 Action::Restart(who) => drop(writers.remove(&who)),
                 Action::Expire => expire_all(&rig),
                 Action::Stop(who) => {
-                    if let Some((_, hears)) = writers.get(&who) {
-                        hears.deaf.store(true, Ordering::SeqCst);
+                    if let Some((_, member)) = writers.get(&who) {
+                        rig.queue.deafen(GROUP, member);
                         expire_all(&rig);
                     }
                 }
                 Action::Wake(who) => {
-                    if let Some((_, hears)) = writers.get(&who) {
-                        hears.deaf.store(false, Ordering::SeqCst);
+                    if let Some((_, member)) = writers.get(&who) {
+                        rig.queue.undeafen(GROUP, member);
                     }
                 }
                 Action::Fault(0) => fault = Some(CommitFault::NotApplied),

@@ -39,7 +39,7 @@ fn keeping(rig: &Rig, days: u32) -> RawConfig {
 
 /// Lets a writer that keeps lines for so many days look around once, and write all that is there.
 fn look(rig: &Rig, days: u32) {
-    let mut writer = rig.writer_of(Arc::new(rig.queue.clone()), keeping(rig, days));
+    let mut writer = rig.writer_of(keeping(rig, days));
     rig.flush.store(true, Ordering::SeqCst);
     rig.settle(&mut writer).unwrap();
     rig.flush.store(false, Ordering::SeqCst);
@@ -79,7 +79,7 @@ fn raw_files_go_when_their_newest_line_is_past_its_retention() {
 #[test]
 fn a_writer_that_runs_deletes_again_and_again() {
     let rig = Rig::in_memory();
-    let mut writer = rig.writer_of(Arc::new(rig.queue.clone()), keeping(&rig, 1));
+    let mut writer = rig.writer_of(keeping(&rig, 1));
     rig.flush.store(true, Ordering::SeqCst);
     for day in 0..4 {
         send(&rig, day, 1);
@@ -98,7 +98,7 @@ fn lines_that_are_not_committed_are_kept_however_old() {
     rig.drain("a").unwrap_err();
     assert_eq!((rig.paths("raw").len(), rig.committed()), (1, None));
     rig.clock.advance(DAY * 100);
-    let mut writer = rig.writer_of(Arc::new(rig.queue.clone()), RawConfig { keep: DAY, ..rig.config("b") });
+    let mut writer = rig.writer_of(RawConfig { keep: DAY, ..rig.config("b") });
     rig.step(&mut writer).unwrap();
     assert_eq!(rig.paths("raw").len(), 1, "they would be written again under the same name");
     rig.flush.store(true, Ordering::SeqCst);

@@ -50,7 +50,7 @@ fn assert_is_now(world: &World) {
 }
 
 #[test]
-fn schedule_1_its_first_word_is_here_holding() {
+fn schedule_01_its_first_word_is_here_holding() {
     let mut world = World::new();
     world.append("a.log", click(at(0, 1), 1) + "\n");
     world.start();
@@ -73,7 +73,7 @@ fn without_any_file_it_holds_and_an_empty_file_holds_nothing() {
 }
 
 #[test]
-fn schedule_7_a_file_that_is_copied_in_slowly_is_not_late() {
+fn schedule_07_a_file_that_is_copied_in_slowly_is_not_late() {
     let mut world = World::new();
     world.append("a.log", click(at(0, 0), 0) + "\n");
     for minute in 1..50 {
@@ -87,7 +87,7 @@ fn schedule_7_a_file_that_is_copied_in_slowly_is_not_late() {
 }
 
 #[test]
-fn schedule_8_lines_written_while_it_was_stopped_are_not_late() {
+fn schedule_08_lines_written_while_it_was_stopped_are_not_late() {
     let mut world = World::new();
     world.append("a.log", click(world.now(), 0) + "\n");
     world.pass(8);
@@ -95,6 +95,9 @@ fn schedule_8_lines_written_while_it_was_stopped_are_not_late() {
         world.clock.advance(Duration::from_secs(1));
         world.append("a.log", click(world.now(), second) + "\n");
     }
+    // It read the clock before it was stopped, and looks at the files when it wakes.
+    let before = world.now().before(Duration::from_secs(600));
+    world.watcher.as_mut().unwrap().step(before, Duration::ZERO).unwrap();
     world.pass(8);
     assert_eq!(world.texts().len(), 601);
     assert_nothing_is_late(&world.said());
@@ -102,7 +105,7 @@ fn schedule_8_lines_written_while_it_was_stopped_are_not_late() {
 }
 
 #[test]
-fn schedule_9_a_line_of_2099_and_one_of_1969_change_nothing() {
+fn schedule_09_a_line_of_2099_and_one_of_1969_change_nothing() {
     for poison in [at(42_000_000, 0), at(-27_000_000, 0)] {
         let mut world = World::new();
         world.append("a.log", click(poison, 99) + "\n");
@@ -225,6 +228,9 @@ fn schedule_16_garbage_holds_nothing_and_an_unreadable_file_holds_until_the_time
         world.pass(1);
     }
     assert_is_now(&world);
+    world.append("empty.log", "");
+    world.pass(2);
+    assert_is_now(&world);
     let before = mark_time(&world);
     world.append("secret.log", [0x28, 0xb5, 0x2f, 0xfd]);
     world.pass(115);
@@ -235,6 +241,25 @@ fn schedule_16_garbage_holds_nothing_and_an_unreadable_file_holds_until_the_time
     world.kill();
     let report = world.drain();
     assert_eq!((report.files_unreadable, report.finished), (1, true));
+}
+
+#[test]
+fn schedule_16_a_file_that_can_only_be_read_half_holds_where_it_broke_off_until_the_timeout() {
+    let mut world = World::new();
+    let lines: String = (0..40_000).map(|i| click(at(0, i % 60), i as u64) + "\n").collect();
+    let mut bytes = gzip(lines.as_bytes());
+    let half = bytes.len() / 2;
+    bytes[half..half + 100].fill(0x55);
+    fs::write(world.path("a.log.gz"), &bytes).unwrap();
+    world.append("b.log", click(world.now(), 0) + "\n");
+    world.pass(60);
+    let sent = world.texts().len();
+    assert!((1000..39_000).contains(&sent), "what stands before the damage is read: {sent}");
+    assert!(mark_time(&world) <= at(1, 0), "{:?}", world.mark());
+    assert_eq!(world.report().files_unreadable, 1);
+    world.pass(70);
+    assert_is_now(&world);
+    assert_nothing_is_late(&world.said());
 }
 
 #[test]

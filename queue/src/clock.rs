@@ -123,6 +123,18 @@ mod tests {
     const SECOND: i64 = 1_000_000;
 
     #[test]
+    fn schedule_11_a_step_of_an_hour_once_or_for_ten_minutes_is_not_followed() {
+        for step in [3600 * SECOND, -3600 * SECOND] {
+            let mut clock = Steady { ahead: 1000 * SECOND, stepped_since: None };
+            for t in 0..3000 {
+                let is_wrong = t == 100 || (200..800).contains(&t);
+                let wall = (1000 + t) * SECOND + if is_wrong { step } else { 0 };
+                assert_eq!(clock.now(wall, t * SECOND), (1000 + t) * SECOND, "{step} {t}");
+            }
+        }
+    }
+
+    #[test]
     fn a_step_is_followed_only_when_it_lasts() {
         let mut clock = Steady { ahead: 1000 * SECOND, stepped_since: None };
         assert_eq!(clock.now(1010 * SECOND, 10 * SECOND), 1010 * SECOND);

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use clickmill_disk::with_small_disk;
 use clickmill_model::{Offset, Timestamp};
 use clickmill_queue::embedded::{EmbeddedQueue, Options};
 use clickmill_queue::{
@@ -283,52 +284,31 @@ fn fill_and_go_on(queue: &EmbeddedQueue, make_room: impl FnOnce()) {
     assert!(last.record.value == noise(100_000, sent));
 }
 
-/// Needs the right to mount; without it there is nothing to test.
-fn with_small_disk(megabytes: u32, test: impl FnOnce(&Path)) {
-    let folder = tempfile::tempdir().unwrap();
-    let run = |command: &str, arguments: &[&str]| {
-        let mut command = std::process::Command::new(command);
-        let quiet = command.args(arguments).stderr(std::process::Stdio::null());
-        quiet.status().is_ok_and(|status| status.success())
-    };
-    let path = folder.path().to_str().unwrap();
-    if !run("mount", &["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs", path]) {
-        return;
-    }
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(folder.path())));
-    assert!(run("umount", &["-l", path]));
-    if let Err(panic) = result {
-        std::panic::resume_unwind(panic);
-    }
-}
-
 #[test]
 fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
-    with_small_disk(16, |disk| {
-        let ballast = disk.join("ballast");
+    let folder = tempfile::tempdir().unwrap();
+    with_small_disk(folder.path(), 16, |disk| {
+        let ballast = disk.path().join("ballast");
         std::fs::write(&ballast, noise(6 << 20, 1)).unwrap();
-        let queue = open(&disk.join("queue"));
-        fill_and_go_on(&queue, || std::fs::remove_file(&ballast).unwrap());
+        let queue = open(&disk.path().join("queue"));
+        fill_and_go_on(&queue, || disk.make_room());
     });
 }
 
 #[test]
 fn a_read_only_disk_refuses_by_name_and_goes_on_when_it_is_writable() {
-    with_small_disk(64, |disk| {
-        let remount = |how: &str| {
-            let arguments = ["-o", &format!("remount,{how}"), disk.to_str().unwrap()];
-            assert!(std::process::Command::new("mount").args(arguments).status().unwrap().success());
-        };
-        let folder = disk.join("queue");
+    let folder = tempfile::tempdir().unwrap();
+    with_small_disk(folder.path(), 64, |disk| {
+        let folder = disk.path().join("queue");
         let queue = open(&folder);
         queue.create_topics(&[topic("a", 1)]).unwrap();
         queue.producer("p").unwrap().commit(&record(&at("a", 0), b"1"), None).unwrap();
         drop(queue);
-        remount("ro");
+        disk.read_only(true);
         let error = try_open(&folder).err().unwrap();
         assert!(matches!(error, QueueError::Unavailable { .. }), "{error:?}");
-        assert!(error.to_string().contains(disk.to_str().unwrap()), "{error}");
-        remount("rw");
+        assert!(error.to_string().contains(disk.path().to_str().unwrap()), "{error}");
+        disk.read_only(false);
         let queue = open(&folder);
         queue.producer("p").unwrap().commit(&record(&at("a", 0), b"2"), None).unwrap();
         assert_eq!(read_all(&queue, &at("a", 0)).len(), 2);

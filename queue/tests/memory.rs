@@ -83,3 +83,43 @@ fn what_the_test_deletes_is_missed() {
     queue.create_topics(&[topic("a", 1)]).unwrap();
     assert_eq!(queue.range(&a).unwrap().end, Offset(0));
 }
+
+#[test]
+fn a_delayed_transaction_arrives_unless_its_producer_or_its_partition_is_anothers_by_then() {
+    let queue = queue();
+    let a = at("a", 0);
+    let delay = |producer: &str, transaction: &Transaction, consumer: Option<&dyn clickmill_queue::Consumer>| {
+        queue.fail_next_commit(CommitFault::Delayed);
+        let outcome = queue.producer(producer).unwrap().commit(transaction, consumer);
+        assert!(matches!(outcome, Err(QueueError::Unknown(_))));
+    };
+    delay("p", &record(&a, b"one"), None);
+    assert_eq!(read_all(&queue, &a).len(), 0, "still under way");
+    assert!(matches!(queue.deliver(), Some(Ok(()))));
+    assert_eq!(read_all(&queue, &a).len(), 1);
+    delay("p", &record(&a, b"two"), None);
+    queue.producer("p").unwrap();
+    assert!(matches!(queue.deliver(), Some(Err(QueueError::Fenced(_)))), "a newer producer of the name");
+    let mut consumer = queue.consumer("g", &["a"]).unwrap();
+    consumer.poll(Duration::ZERO, 1).unwrap();
+    let passed = Transaction { inputs: vec![input(&a, Offset(1))], ..Transaction::default() };
+    delay("q", &passed, Some(&*consumer));
+    queue.expire_member("g", &consumer.identity().member);
+    assert!(matches!(queue.deliver(), Some(Err(QueueError::Fenced(_)))), "the partition is no longer its own");
+    assert_eq!((queue.committed("g", "a").unwrap(), queue.deliver().is_none()), (vec![], true));
+}
+
+#[test]
+fn a_deaf_member_hears_neither_records_nor_news() {
+    let queue = queue();
+    let a = at("a", 0);
+    let mut consumer = queue.consumer("g", &["a"]).unwrap();
+    consumer.poll(Duration::ZERO, 1).unwrap();
+    let member = consumer.identity().member;
+    queue.deafen("g", &member);
+    queue.producer("p").unwrap().commit(&record(&a, b"x"), None).unwrap();
+    queue.expire_member("g", &member);
+    assert_eq!(consumer.poll(Duration::ZERO, 1).unwrap(), Poll::Idle { at_end: vec![a.clone()] });
+    queue.undeafen("g", &member);
+    assert_eq!(consumer.poll(Duration::ZERO, 1).unwrap(), Poll::Lost(vec![a]));
+}

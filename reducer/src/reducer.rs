@@ -197,6 +197,29 @@ mod tests {
     }
 
     #[test]
+    fn schedule_28_the_last_part_of_a_minute_that_was_told_is_skipped_when_it_is_read_again() {
+        let mut reducer = Reducer::new(2);
+        // Minute 51 comes in two parts; the second stands in one record with 52 and with 53, which is still open elsewhere.
+        let records = [
+            record(0, 53, &[(51, &[("a", 3)]), (52, &[("a", 1)])]),
+            record(1, 54, &[(51, &[("b", 2)]), (52, &[("b", 5)]), (53, &[("b", 1)])]),
+        ];
+        for (i, r) in records.iter().enumerate() {
+            reducer.apply(Offset(i as u64), r.clone());
+        }
+        let published = reducer.publish().unwrap();
+        assert_eq!(ads(&published), [(51, vec![("a", 3), ("b", 2)], true), (52, vec![("b", 5), ("a", 1)], true)]);
+        let checkpoint = ReducerCheckpoint::decode(&reducer.checkpoint(Offset(2)).encode()).unwrap();
+        assert_eq!(checkpoint.replay_from, Offset(1), "minute 53 is pending");
+        let mut restarted = Reducer::restore(&checkpoint);
+        restarted.apply(Offset(1), records[1].clone());
+        assert_eq!(restarted.publish(), None, "51 and 52 are not told again, least of all by half");
+        // And it goes on.
+        restarted.apply(Offset(2), record(0, 54, &[(53, &[("c", 1)])]));
+        assert_eq!(ads(&restarted.publish().unwrap()), [(53, vec![("b", 1), ("c", 1)], true)]);
+    }
+
+    #[test]
     fn an_advance_without_any_click_is_told() {
         let mut reducer = Reducer::new(1);
         reducer.apply(Offset(0), record(0, 1_000_000, &[]));

@@ -2,12 +2,47 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
-use clickmill_generator::Truth;
+use clickmill_generator::{Summary, TRUTH_FILE, Truth};
 use clickmill_model::{FilterId, Minute};
 use serde_json::Value;
 
-use crate::process::Running;
+use crate::process::{Running, Site, wait_for};
+use crate::raw::assert_raw;
+
+/// How many lines the mappers have judged.
+pub fn lines_so_far(api: &Running<'_>) -> u64 {
+    api.get("/v1/status")["books"]["lines"].as_u64().unwrap_or_default()
+}
+
+/// Waits until this many more lines went through.
+///
+/// # Panics
+/// Where they take longer than `at_most`.
+pub fn wait_for_lines(api: &Running<'_>, more: u64, at_most: Duration) {
+    let goal = lines_so_far(api) + more;
+    wait_for(&format!("line {goal} to go through"), at_most, || (lines_so_far(api) >= goal).then_some(()));
+}
+
+/// Reads the rest of what was written to a site's logs, and demands every figure: the books, each count and ranking, and every line in raw Parquet. Most of it must have gone through
+/// before.
+///
+/// # Panics
+/// At the first difference.
+pub fn assert_everything(site: &Site, made: &Summary, at_most: Duration) {
+    let summary = site.succeed(&["up", "--drain"], at_most);
+    let drained: u64 = summary.split(' ').next().unwrap().parse().unwrap();
+    assert!(drained < made.lines / 2, "most lines went through meanwhile: {summary}");
+    let api = site.serve(&["api", "--listen", "127.0.0.1:0"], at_most);
+    let books = api.get("/v1/status")["books"].clone();
+    let number = |name: &str| books[name].as_u64().unwrap_or_else(|| panic!("no {name} in {books}"));
+    assert_eq!((number("lines"), number("duplicates"), number("late")), (made.lines, made.duplicates, 0), "{books}");
+    assert_eq!((number("counted"), number("rejected")), (made.lines - made.duplicates, 0), "{books}");
+    assert_counts(&api, FilterId::ALL, &Truth::read(&site.logs().join(TRUTH_FILE)).unwrap());
+    drop(api);
+    assert_raw(&site.data(), &lines_of_logs(&site.logs()));
+}
 
 /// The lines of the log files in a folder: each line as often as it is there. Files that do not end in `.log` are passed over.
 ///

@@ -5,7 +5,7 @@
 //! time ([`watermark`]). It keeps every click that it ever counted.
 //!
 //! It is told what a mapper sees of each raw partition: [`Model::record`] for each record in turn, [`Model::idle`] whenever a fetch at the partition's end came back
-//! empty. It has one definition.
+//! empty; and [`Model::define`] when it hears of a newer definition.
 
 pub mod filter;
 pub mod line;
@@ -18,7 +18,7 @@ use clickmill_model::{
     Definition, FilterId, Minute, Offset, Partition, RawPartition, Span, Timestamp, Watermark, Window,
 };
 
-use line::{Identity, SlowClick};
+use line::Identity;
 use watermark::PartitionTime;
 
 /// Where a line stood: its partition, its record's offset, its place in the record from 0.
@@ -42,34 +42,63 @@ pub struct SlowBooks {
 /// The slow model.
 #[derive(Debug)]
 pub struct Model {
-    definition: Definition,
-    times: BTreeMap<RawPartition, PartitionTime>,
-    next_offsets: BTreeMap<RawPartition, Offset>,
-    seen: BTreeMap<RawPartition, BTreeSet<Identity>>,
+    partitions: BTreeMap<RawPartition, Seen>,
     counts: BTreeMap<(Minute, FilterId, String), u64>,
     late: Vec<LinePlace>,
     rejected: Vec<LinePlace>,
     books: SlowBooks,
 }
 
+/// What is known of a raw partition.
+#[derive(Debug)]
+struct Seen {
+    time: PartitionTime,
+    next_offset: Offset,
+    identities: BTreeSet<Identity>,
+    /// The latest minute in which a click was counted.
+    highest: Option<Minute>,
+    /// The definitions that its minutes follow, each from a minute on; oldest first.
+    follows: Vec<(Minute, Definition)>,
+}
+
+impl Seen {
+    fn definition_of(&self, minute: Minute) -> &Definition {
+        let follows = self.follows.iter().rev().find(|(from, _)| *from <= minute);
+        &follows.unwrap_or(&self.follows[0]).1
+    }
+}
+
 impl Model {
     /// Nothing has been seen of the definition's inputs.
-    pub fn new(definition: Definition) -> Self {
+    pub fn new(definition: &Definition) -> Self {
         let raw_partitions = definition
             .inputs
             .iter()
             .flat_map(|input| (0..input.partitions).map(|p| RawPartition::new(&input.topic, Partition(p))));
-        let times = raw_partitions.map(|raw| (raw, PartitionTime::new(&definition))).collect();
+        let seen = || Seen {
+            time: PartitionTime::new(definition),
+            next_offset: Offset(0),
+            identities: BTreeSet::new(),
+            highest: None,
+            follows: vec![(Minute::MIN, definition.clone())],
+        };
         Self {
-            definition,
-            times,
-            next_offsets: BTreeMap::new(),
-            seen: BTreeMap::new(),
+            partitions: raw_partitions.map(|raw| (raw, seen())).collect(),
             counts: BTreeMap::new(),
             late: Vec::new(),
             rejected: Vec::new(),
             books: SlowBooks::default(),
         }
+    }
+
+    /// A raw partition hears of a newer definition, behind the records so far. It counts by it from the first minute in which it has counted nothing yet, which is returned. Inputs
+    /// and named sources stay as they were.
+    pub fn define(&mut self, raw: &RawPartition, definition: &Definition) -> Minute {
+        let seen = self.seen(raw);
+        let untouched = seen.highest.map_or(Minute::MIN, Minute::next).max(seen.time.watermark().open_from());
+        seen.time.follow(definition.time);
+        seen.follows.push((untouched, definition.clone()));
+        untouched
     }
 
     /// The next record of a raw partition. Offsets must rise: the model sees each record once.
@@ -84,7 +113,7 @@ impl Model {
         header: Option<&SourceHeader>,
         value: &[u8],
     ) {
-        let next = self.next_offsets.insert(raw.clone(), offset.next()).unwrap_or_default();
+        let next = std::mem::replace(&mut self.seen(raw).next_offset, offset.next());
         assert!(offset >= next, "offset {offset} of {raw} comes a second time");
         let lines: Vec<&[u8]> = match header {
             Some(header) if header.origin.runs.is_empty() => Vec::new(),
@@ -97,7 +126,7 @@ impl Model {
         for (place, line) in lines.into_iter().enumerate() {
             clicked.extend(self.line(raw, offset, arrival, place, line));
         }
-        self.time_of(raw).heard(arrival, header, &clicked);
+        self.seen(raw).time.heard(arrival, header, &clicked);
     }
 
     /// Takes one line; returns the time of its click, where the click's clock can be believed.
@@ -110,7 +139,8 @@ impl Model {
         line: &[u8],
     ) -> Option<Timestamp> {
         self.books.lines += 1;
-        let skew = self.definition.time.max_clock_skew;
+        let seen = self.partitions.get_mut(raw).unwrap_or_else(|| unreachable!("{raw} is no input"));
+        let skew = seen.follows.last().unwrap().1.time.max_clock_skew;
         let click = line::read(line).filter(|click| click.timestamp <= arrival.after(skew));
         let Some(click) = click else {
             self.books.rejected += 1;
@@ -118,47 +148,45 @@ impl Model {
             return None;
         };
         let minute = click.timestamp.minute();
-        if self.time_of(raw).watermark().closes(minute) {
+        let dedup = seen.definition_of(minute).dedup;
+        if seen.time.watermark().closes(minute) {
             self.books.late += 1;
             self.late.push((raw.clone(), offset, place));
-        } else if self.definition.dedup && !self.seen.entry(raw.clone()).or_default().insert(click.identity()) {
+        } else if dedup && !seen.identities.insert(click.identity()) {
             self.books.duplicates += 1;
         } else {
             self.books.counted += 1;
-            self.count(&click, minute);
+            seen.highest = seen.highest.max(Some(minute));
+            for filter in seen.definition_of(minute).filters.iter().filter(|f| filter::matches(f, &click)) {
+                *self.counts.entry((minute, filter.id, click.ad_id.clone())).or_default() += 1;
+            }
         }
         Some(click.timestamp)
     }
 
-    fn count(&mut self, click: &SlowClick, minute: Minute) {
-        for filter in &self.definition.filters {
-            if filter::matches(filter, click) {
-                *self.counts.entry((minute, filter.id, click.ad_id.clone())).or_default() += 1;
-            }
-        }
-    }
-
-    fn time_of(&mut self, raw: &RawPartition) -> &mut PartitionTime {
-        self.times.get_mut(raw).unwrap_or_else(|| unreachable!("{raw} is no input of the definition"))
+    fn seen(&mut self, raw: &RawPartition) -> &mut Seen {
+        self.partitions.get_mut(raw).unwrap_or_else(|| unreachable!("{raw} is no input of the definition"))
     }
 
     /// The partition is an input from this minute on. If it was one before, it begins anew, without its sources.
     pub fn begin_at(&mut self, raw: &RawPartition, first: Minute) {
-        let mut time = PartitionTime::new(&self.definition);
-        time.begin_at(self.watermark(raw).open_from());
+        let seen = self.seen(raw);
+        let (_, definition) = &seen.follows[seen.follows.len() - 1];
+        let mut time = PartitionTime::new(definition);
+        time.begin_at(seen.time.watermark().open_from());
         time.begin_at(first);
-        self.times.insert(raw.clone(), time);
+        seen.time = time;
     }
 
     /// A fetch at the partition's end came back empty.
     pub fn idle(&mut self, raw: &RawPartition, now: Timestamp) {
-        let others = watermark::Others::of(self.times.values());
-        self.time_of(raw).idle(now, others);
+        let others = watermark::Others::of(self.partitions.values().map(|seen| &seen.time));
+        self.seen(raw).time.idle(now, others);
     }
 
     /// [`Model::idle`] for every partition.
     pub fn tick(&mut self, now: Timestamp) {
-        let all: Vec<RawPartition> = self.times.keys().cloned().collect();
+        let all: Vec<RawPartition> = self.partitions.keys().cloned().collect();
         for raw in all {
             self.idle(&raw, now);
         }
@@ -166,24 +194,44 @@ impl Model {
 
     /// A raw partition's watermark.
     pub fn watermark(&self, raw: &RawPartition) -> Watermark {
-        self.times.get(raw).map_or(Watermark::NONE, PartitionTime::watermark)
+        self.partitions.get(raw).map_or(Watermark::NONE, |seen| seen.time.watermark())
     }
 
     /// The first minute that is still open, for the pipeline as a whole.
     pub fn open_from(&self) -> Minute {
-        self.times.values().map(|time| time.watermark().open_from()).min().unwrap_or(Minute::MIN)
+        self.partitions.values().map(|seen| seen.time.watermark().open_from()).min().unwrap_or(Minute::MIN)
     }
 
-    /// Clicks per minute, filter and ad, those of open minutes too. Those without clicks are not there.
+    /// Clicks per minute, filter and ad, those of open minutes too, and those of minutes in which not every raw partition counted the filter. Those without clicks are not there.
     pub fn counts(&self) -> &BTreeMap<(Minute, FilterId, String), u64> {
         &self.counts
     }
 
-    /// Clicks per ad in the minutes `[from, to)`.
+    /// True where every raw partition counted the filter in this minute: otherwise its figures are not published.
+    pub fn is_published(&self, filter: FilterId, minute: Minute) -> bool {
+        self.partitions.values().all(|seen| seen.definition_of(minute).filter(filter).is_some())
+    }
+
+    /// The definition whose windows and `n` hold in this minute: the oldest that a raw partition counts it by.
+    ///
+    /// # Panics
+    /// Where there is no input.
+    pub fn in_force(&self, minute: Minute) -> &Definition {
+        self.partitions.values().map(|seen| seen.definition_of(minute)).min_by_key(|d| d.version).unwrap()
+    }
+
+    /// The minutes from which on some raw partition follows another definition, rising.
+    pub fn changes(&self) -> BTreeSet<Minute> {
+        let follows = self.partitions.values().flat_map(|seen| &seen.follows);
+        follows.map(|(from, _)| *from).filter(|from| *from > Minute::MIN).collect()
+    }
+
+    /// Clicks per ad in the minutes `[from, to)`, without those that are not published.
     pub fn totals(&self, filter: FilterId, from: Minute, to: Minute) -> BTreeMap<String, u64> {
         let mut totals = BTreeMap::new();
-        for ((minute, of, ad), count) in &self.counts {
-            if *of == filter && (from..to).contains(minute) {
+        let first = (from, FilterId::ALL, String::new());
+        for ((minute, of, ad), count) in self.counts.range(first..).take_while(|((minute, ..), _)| *minute < to) {
+            if *of == filter && self.is_published(filter, *minute) {
                 *totals.entry(ad.clone()).or_default() += count;
             }
         }

@@ -186,6 +186,11 @@ impl Running<'_> {
         });
     }
 
+    /// True while it runs.
+    pub fn has_not_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     fn must_run(&mut self) {
         if let Some(status) = self.child.try_wait().unwrap() {
             panic!("it ended: {status}\n{}", tail(&self.stderr()));

@@ -12,7 +12,7 @@ use clickmill_model::{Definition, FilterId, InputTopic, Minute, Timestamp, parti
 use clickmill_queue::definitions::Definitions;
 use clickmill_queue::embedded::{self, EmbeddedQueue};
 use clickmill_queue::inputs::RawTopics;
-use clickmill_queue::{Clock, Producer, Queue, Record, SystemClock, TopicPartition, Transaction, topology};
+use clickmill_queue::{Producer, Queue, Record, SystemClock, TopicPartition, Transaction, topology};
 use clickmill_tests::answers::{assert_counts, lines_of_logs};
 use clickmill_tests::process::{Running, Site, wait_for};
 use clickmill_tests::raw;

@@ -75,7 +75,7 @@ impl Run {
             .map(|name| Watcher { name, lag: Duration::from_secs(dice.below(90)), is_away: dice.one_in(4) })
             .collect();
         Self {
-            model: Model::new(definition.clone()),
+            model: Model::new(&definition),
             mappers: (0..PARTITIONS as usize).map(|p| PartitionMapper::new(raw(p), &definition, Offset(0))).collect(),
             committed: vec![(Offset(0), None); PARTITIONS as usize],
             logs: vec![Vec::new(); PARTITIONS as usize],

@@ -27,7 +27,7 @@ struct Run {
 
 impl Run {
     fn new(definition: Definition) -> Self {
-        Self { model: Model::new(definition), offset: 0 }
+        Self { model: Model::new(&definition), offset: 0 }
     }
 
     fn raw(partition: u32) -> RawPartition {
@@ -288,7 +288,7 @@ fn filters() -> Vec<Filter> {
 #[test]
 fn filters_are_matched_field_by_field() {
     let check = |country: &str, ip: &str, expected: &[u16]| {
-        let mut model = Model::new(Definition { filters: filters(), ..definition(1) });
+        let mut model = Model::new(&Definition { filters: filters(), ..definition(1) });
         let line = format!("[AdClickEvent] ad001, 2021-01-01 00:00:01, user 1, {ip}, {country}");
         model.record(&Run::raw(0), Offset(0), Run::at(10.0), None, line.as_bytes());
         let found: Vec<u16> = model.counts().keys().map(|(_, filter, _)| filter.0).collect();

@@ -4,11 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-use clickmill_generator::{TRUTH_FILE, Truth};
-use clickmill_model::FilterId;
-use clickmill_tests::answers::{assert_counts, lines_of_logs};
+use clickmill_tests::answers::{assert_everything, wait_for_lines};
 use clickmill_tests::process::{Running, Site, wait_for};
-use clickmill_tests::raw::assert_raw;
 use clickmill_tests::traffic::{Traffic, live};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -40,17 +37,6 @@ fn start<'a>(site: &'a Site, stage: &str) -> Running<'a> {
     process
 }
 
-/// How many lines the mappers have judged.
-fn lines_so_far(api: &Running<'_>) -> u64 {
-    api.get("/v1/status")["books"]["lines"].as_u64().unwrap_or_default()
-}
-
-/// Waits until this many more lines went through.
-fn wait_for_lines(api: &Running<'_>, more: u64) {
-    let goal = lines_so_far(api) + more;
-    wait_for(&format!("line {goal} to go through"), LONG, || (lines_so_far(api) >= goal).then_some(()));
-}
-
 fn logged(process: &Running<'_>, what: &str) -> bool {
     process.stderr().contains(what)
 }
@@ -66,7 +52,7 @@ fn schedule_23_stages_as_processes_are_ended_killed_and_stopped_and_every_line_c
     for (stage, process) in STAGES[1..].iter().zip(&second) {
         wait_for(&format!("the second {stage} to get its share"), LONG, || logged(process, "took over").then_some(()));
     }
-    wait_for_lines(&api, 2000);
+    wait_for_lines(&api, 2000, LONG);
 
     // Each is asked to end, and hands over what it has; each is killed.
     for (i, stage) in STAGES.iter().enumerate() {
@@ -75,11 +61,11 @@ fn schedule_23_stages_as_processes_are_ended_killed_and_stopped_and_every_line_c
         let log = asked.log();
         let status = asked.terminate(GONE_WITHIN);
         assert!(status.success(), "{stage}: {status} after {:?}\n{}", began.elapsed(), log.read());
-        wait_for_lines(&api, 300);
+        wait_for_lines(&api, 300, LONG);
         first[i].wait_until_ready(LONG);
         std::mem::replace(&mut first[i], start_later(&site, stage)).kill();
         first[i].wait_until_ready(LONG);
-        wait_for_lines(&api, 300);
+        wait_for_lines(&api, 300, LONG);
     }
 
     // All of them are stopped for longer than a session lasts, and their seconds take over; then they wake.
@@ -95,7 +81,7 @@ fn schedule_23_stages_as_processes_are_ended_killed_and_stopped_and_every_line_c
     for process in &first {
         process.signal(Signal::CONT);
     }
-    wait_for_lines(&api, 3000);
+    wait_for_lines(&api, 3000, LONG);
     for (stage, process) in STAGES[1..].iter().zip(&first[1..]) {
         let what = format!("the first {stage} to find that it lost what it had");
         wait_for(&what, LONG, || (logged(process, "lost to another") || logged(process, "fenced")).then_some(()));
@@ -108,27 +94,11 @@ fn schedule_23_stages_as_processes_are_ended_killed_and_stopped_and_every_line_c
         assert!(status.success(), "{status}\n{}", log.read());
     }
     drop(api);
-    check(&site, made.lines, made.duplicates);
+    assert_everything(&site, &made, LONG);
 }
 
 fn start_later<'a>(site: &'a Site, stage: &str) -> Running<'a> {
     site.start(&[stage])
-}
-
-/// Reads the rest, and demands every figure.
-fn check(site: &Site, lines: u64, duplicates: u64) {
-    let summary = site.succeed(&["up", "--drain"], LONG);
-    let drained: u64 = summary.split(' ').next().unwrap().parse().unwrap();
-    assert!(drained < lines / 2, "most lines went through meanwhile: {summary}");
-    let api = site.serve(&["api", "--listen", "127.0.0.1:0"], LONG);
-    let books = api.get("/v1/status")["books"].clone();
-    let number = |name: &str| books[name].as_u64().unwrap_or_else(|| panic!("no {name} in {books}"));
-    assert_eq!((number("lines"), number("duplicates"), number("late")), (lines, duplicates, 0), "{books}");
-    assert_eq!(number("counted"), lines - duplicates, "{books}");
-    assert_eq!(number("rejected"), 0, "{books}");
-    assert_counts(&api, FilterId::ALL, &Truth::read(&site.logs().join(TRUTH_FILE)).unwrap());
-    drop(api);
-    assert_raw(&site.data(), &lines_of_logs(&site.logs()));
 }
 
 #[test]
@@ -181,5 +151,41 @@ time = { source_timeout = "5s", max_disorder = "5s" }"#;
         }
         assert!(began.elapsed() < LONG, "nothing closes: {}", up.get("/v1/status"));
         restart();
+    }
+}
+
+#[test]
+fn schedule_33_a_process_with_the_old_configuration_counts_by_the_new_definition() {
+    let filter = "[[filter]]\nid = 1\ncountry = [\"USA\"]\n";
+    let (old, new) = (format!("{CONFIGURATION}\n[top]\nn = 7\n"), format!("{CONFIGURATION}\n{filter}"));
+    let site = Site::new(&old);
+    let traffic = Traffic::start(live(&site.logs(), 500));
+    let mut stages: Vec<Running<'_>> = STAGES.iter().map(|stage| start(&site, stage)).collect();
+    let api = site.serve(&["api", "--listen", "127.0.0.1:0"], LONG);
+    wait_for_lines(&api, 500, LONG);
+    std::fs::write(site.path().join("new.toml"), new).unwrap();
+    let said = site.succeed(&["define", "--config", "new.toml"], LONG);
+    assert!(said.contains("definition 2 is in force"), "{said}");
+    // One more mapper that has never heard of anything but the old configuration.
+    stages.push(start(&site, "mapper"));
+    let published = wait_for("a minute of the new filter to be complete", LONG, || {
+        let filters = api.get("/v1/filters");
+        let from = filters["filters"].as_array()?.iter().find(|filter| filter["id"] == 1)?["from"].as_u64()?;
+        let top = api.try_get(&format!("/v1/ads/popular_ads?filter=1&from={from}"))?;
+        let answer: Value = serde_json::from_str(&top.1).ok()?;
+        (answer["complete"] == true && !answer["ad_ids"].as_array()?.is_empty()).then_some(answer)
+    });
+    let range = format!("from={}&to={}", published["from"], published["to"]);
+    for (ad, of_usa) in published["ad_ids"].as_array().unwrap().iter().zip(published["counts"].as_array().unwrap()) {
+        let count =
+            |filter| api.get(&format!("/v1/ads/{}/aggregated_count?{range}&filter={filter}", ad.as_str().unwrap()));
+        assert_eq!(&count(1)["count"], of_usa);
+        assert!(count(0)["count"].as_u64() >= of_usa.as_u64(), "{ad}");
+    }
+    let definition = &api.get("/v1/status")["definition"];
+    assert_eq!((&definition["version"], &definition["n"]), (&2.into(), &100.into()), "nobody went back to the old one");
+    traffic.stop();
+    for stage in stages {
+        assert!(stage.terminate(GONE_WITHIN).success());
     }
 }

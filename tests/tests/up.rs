@@ -2,16 +2,19 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests unwrap as tests do.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use clickmill_generator::{Options, Summary, TRUTH_FILE, Truth, generate};
+use clickmill_generator::{Options, Start, Summary, TRUTH_FILE, Truth, generate};
 use clickmill_model::records::{Origin, SourceHeader, SourceMark};
-use clickmill_model::{Definition, Filter, FilterId, InputTopic, Offset, Partition, RawPartition, Timestamp, Window};
+use clickmill_model::{
+    Definition, Filter, FilterId, InputTopic, Minute, Offset, Partition, RawPartition, Timestamp, Window,
+};
 use clickmill_tests::answers::{assert_counts, assert_top, lines_of_logs};
 use clickmill_tests::dice::{Dice, seeds};
 use clickmill_tests::model::Model;
-use clickmill_tests::process::Site;
+use clickmill_tests::process::{Running, Site, wait_for};
 use clickmill_tests::raw::assert_raw;
 use clickmill_tests::traffic::{Traffic, live};
 
@@ -58,7 +61,7 @@ fn definition() -> Definition {
 
 /// The slow model of lines of which none is late.
 fn model_of(lines: &[Vec<u8>]) -> Model {
-    let mut model = Model::new(definition());
+    let mut model = Model::new(&definition());
     let origin = Origin { runs: vec![("log".into(), vec![0; lines.len()])] };
     let header = SourceHeader { source: "test".into(), mark: SourceMark::Holding, origin };
     let far = Timestamp::from_secs(1 << 40);
@@ -150,4 +153,74 @@ fn thirty_kills_under_load_lose_and_double_nothing() {
     }
     drop(api);
     assert_raw(&site.data(), &log_lines);
+}
+
+/// An answer that said it was complete.
+struct Told {
+    ads: Vec<String>,
+    counts: Vec<u64>,
+    from: Minute,
+    to: Minute,
+    is_ranking: bool,
+}
+
+/// Asks for counts and rankings of the minutes around the first one that is not complete; keeps what was said to be.
+fn ask(api: &Running<'_>, dice: &mut Dice, told: &mut Vec<Told>) {
+    let Some(until) = api.get("/v1/status")["complete_until"].as_u64().and_then(Minute::from_number) else { return };
+    let to = until.plus(2 - dice.below(4) as i64);
+    let from = to.plus(-1 - dice.below(9) as i64);
+    let top = api.get(&format!("/v1/ads/popular_ads?from={from}&to={to}&n=20"));
+    let listed: Vec<String> = serde_json::from_value(top["ad_ids"].clone()).unwrap();
+    if top["complete"] == true {
+        let counts = serde_json::from_value(top["counts"].clone()).unwrap();
+        told.push(Told { ads: listed.clone(), counts, from, to, is_ranking: true });
+    }
+    for ad in listed.into_iter().take(3) {
+        let answer = api.get(&format!("/v1/ads/{ad}/aggregated_count?from={from}&to={to}"));
+        if answer["complete"] == true {
+            let counts = vec![answer["count"].as_u64().unwrap()];
+            told.push(Told { ads: vec![ad], counts, from, to, is_ranking: false });
+        }
+    }
+}
+
+#[test]
+fn schedule_36_what_is_said_to_be_complete_while_it_is_being_written_is_the_truth() {
+    let site = Site::new(CONFIGURATION);
+    let history = Start::Now { history: Duration::from_secs(3600) };
+    let traffic = Traffic::start(Options { start: history, ..live(&site.logs(), 60) });
+    let up = site.serve(&["up", "--listen", "127.0.0.1:0"], LONG);
+    // A process of its own reads the same store.
+    let api = site.serve(&["api", "--listen", "127.0.0.1:0"], LONG);
+    let (mut told, mut dice) = (Vec::new(), Dice::new(36));
+    let first = wait_for("a first complete answer", LONG, || {
+        ask(&up, &mut dice, &mut told);
+        told.first().map(|told| told.to)
+    });
+    wait_for("many complete answers of many minutes", LONG, || {
+        ask(&up, &mut dice, &mut told);
+        ask(&api, &mut dice, &mut told);
+        let latest = told.iter().map(|told| told.to).max()?;
+        (told.len() > 400 && latest.minus(first) > 20).then_some(())
+    });
+    traffic.stop();
+    drop((up, api));
+    site.succeed(&["up", "--drain"], LONG);
+    let truth = Truth::read(&site.logs().join(TRUTH_FILE)).unwrap();
+    for Told { ads, counts, from, to, is_ranking } in told {
+        let mut totals: BTreeMap<&str, u64> = BTreeMap::new();
+        for ((_, ad), count) in truth.counts.iter().filter(|((minute, _), _)| (from..to).contains(minute)) {
+            *totals.entry(ad).or_default() += count;
+        }
+        let mut ranking: Vec<(String, u64)> = totals.iter().map(|(ad, count)| ((*ad).to_owned(), *count)).collect();
+        ranking.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        ranking.truncate(20);
+        let found: Vec<(String, u64)> = ads.iter().cloned().zip(counts).collect();
+        let expected = if is_ranking {
+            ranking
+        } else {
+            vec![(ads[0].clone(), totals.get(ads[0].as_str()).copied().unwrap_or(0))]
+        };
+        assert_eq!(found, expected, "{from} to {to}");
+    }
 }

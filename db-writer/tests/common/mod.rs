@@ -11,8 +11,7 @@ use clickmill_model::records::{Origin, PIPELINE, SourceHeader, SourceMark};
 use clickmill_model::{Definition, InputTopic, Offset, Timestamp};
 use clickmill_queue::memory::MemoryQueue;
 use clickmill_queue::{
-    Committed, Consumer, ConsumerIdentity, ManualClock, OffsetRange, Poll, Producer, Progress, Queue, Record,
-    Retention, Stage, StageError, TopicPartition, TopicSpec, Transaction,
+    ManualClock, Progress, Queue, Record, Retention, Stage, StageError, TopicPartition, TopicSpec, Transaction,
 };
 
 pub const TOPIC: &str = "ad-clicks";
@@ -95,11 +94,16 @@ impl Rig {
     }
 
     pub fn writer(&self, name: &str) -> RawWriter {
-        self.writer_of(Arc::new(self.queue.clone()), self.config(name))
+        self.writer_of(self.config(name))
     }
 
-    pub fn writer_of(&self, queue: Arc<dyn Queue>, config: RawConfig) -> RawWriter {
-        RawWriter::start(queue, Arc::clone(&self.files), config).unwrap()
+    pub fn writer_of(&self, config: RawConfig) -> RawWriter {
+        RawWriter::start(Arc::new(self.queue.clone()), Arc::clone(&self.files), config).unwrap()
+    }
+
+    /// The name in the group of the writer that joined it last.
+    pub fn newest_member(&self) -> String {
+        self.queue.members(GROUP).pop().unwrap()
     }
 
     pub fn step(&self, writer: &mut impl Stage) -> Result<Progress, StageError> {
@@ -185,81 +189,6 @@ pub fn watched(lines: &[&[u8]]) -> Record {
 /// A line that differs from every other number's.
 pub fn line(number: usize) -> String {
     format!("[AdClickEvent] ad{number:03}, 2021-01-01 00:00:01, user {number}, 207.148.22.22, USA")
-}
-
-/// A queue whose consumers hear nothing any more once it is told so: a process that is stopped between reading and writing, and wakes.
-#[derive(Clone)]
-pub struct Deaf {
-    pub queue: MemoryQueue,
-    pub deaf: Arc<AtomicBool>,
-}
-
-impl Deaf {
-    pub fn new(queue: &MemoryQueue) -> Self {
-        Self { queue: queue.clone(), deaf: Arc::default() }
-    }
-}
-
-struct DeafConsumer(Box<dyn Consumer>, Arc<AtomicBool>);
-
-impl Queue for Deaf {
-    fn create_topics(&self, topics: &[TopicSpec]) -> clickmill_queue::Result<()> {
-        self.queue.create_topics(topics)
-    }
-
-    fn partitions(&self, topic: &str) -> clickmill_queue::Result<Option<u32>> {
-        self.queue.partitions(topic)
-    }
-
-    fn producer(&self, id: &str) -> clickmill_queue::Result<Box<dyn Producer>> {
-        self.queue.producer(id)
-    }
-
-    fn consumer(&self, group: &str, topics: &[&str]) -> clickmill_queue::Result<Box<dyn Consumer>> {
-        Ok(Box::new(DeafConsumer(self.queue.consumer(group, topics)?, Arc::clone(&self.deaf))))
-    }
-
-    fn range(&self, of: &TopicPartition) -> clickmill_queue::Result<OffsetRange> {
-        self.queue.range(of)
-    }
-
-    fn committed(
-        &self,
-        group: &str,
-        topic: &str,
-    ) -> clickmill_queue::Result<Vec<(clickmill_model::Partition, Committed)>> {
-        self.queue.committed(group, topic)
-    }
-
-    fn read(
-        &self,
-        of: &TopicPartition,
-        from: Offset,
-        max_bytes: usize,
-    ) -> clickmill_queue::Result<Vec<clickmill_queue::Fetched>> {
-        self.queue.read(of, from, max_bytes)
-    }
-}
-
-impl Consumer for DeafConsumer {
-    fn poll(&mut self, timeout: Duration, max_bytes: usize) -> clickmill_queue::Result<Poll> {
-        if self.1.load(Ordering::SeqCst) {
-            return Ok(Poll::Idle { at_end: vec![TopicPartition::new(TOPIC, 0)] });
-        }
-        self.0.poll(timeout, max_bytes)
-    }
-
-    fn seek(&mut self, of: &TopicPartition, offset: Offset) -> clickmill_queue::Result<()> {
-        self.0.seek(of, offset)
-    }
-
-    fn release(&mut self, of: &TopicPartition) -> clickmill_queue::Result<()> {
-        self.0.release(of)
-    }
-
-    fn identity(&self) -> ConsumerIdentity {
-        self.0.identity()
-    }
 }
 
 /// Files become complete by themselves only when they are old.

@@ -117,6 +117,7 @@ fn watch(shared: &Shared, bell: &Bell) {
     let mut next_look_at_others = Instant::now();
     let mut next_beat = Instant::now();
     let beat_every = (shared.options.session_timeout / 10).min(Duration::from_secs(1));
+    let mut is_troubled = false;
     while bell.wait(LOOK_EVERY) {
         let now = Instant::now();
         if now >= next_beat {
@@ -132,9 +133,12 @@ fn watch(shared: &Shared, bell: &Bell) {
         }
         if now >= next_look_at_others {
             next_look_at_others = now + VITALS_EVERY;
-            if let Err(error) = look_at_members(shared) {
+            let looked = look_at_members(shared);
+            if let (Err(error), false) = (&looked, is_troubled) {
+                // Once for a spell of trouble, not ten times a second: the stages say that it lasts.
                 tracing::warn!(%error, "cannot look whether the members of groups are alive");
             }
+            is_troubled = looked.is_err();
         }
     }
 }

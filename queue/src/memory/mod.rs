@@ -14,7 +14,7 @@ use std::time::Duration;
 use clickmill_model::{Offset, Partition};
 use parking_lot::Mutex;
 
-use self::state::State;
+use self::state::{Delayed, State};
 use crate::check;
 use crate::clock::Clock;
 use crate::types::{
@@ -31,6 +31,8 @@ pub enum CommitFault {
     AppliedButReportedFailed,
     /// Nothing is done, and the producer is told that it may be: [`QueueError::Unknown`].
     LostBefore,
+    /// The same, but the transaction is still under way, and arrives with [`MemoryQueue::deliver`].
+    Delayed,
 }
 
 /// A queue in memory.
@@ -70,6 +72,31 @@ impl MemoryQueue {
     pub fn expire_member(&self, group: &str, member: &str) {
         let state = &mut *self.state.lock();
         state.leave(group, member);
+    }
+
+    /// From now on the member hears nothing: to its consumer there are neither records nor news. A process that is stopped between reading and committing, and wakes, does
+    /// not know what happened meanwhile until it commits.
+    pub fn deafen(&self, group: &str, member: &str) {
+        self.state.lock().deaf.insert((group.to_owned(), member.to_owned()));
+    }
+
+    /// The member hears again.
+    pub fn undeafen(&self, group: &str, member: &str) {
+        self.state.lock().deaf.remove(&(group.to_owned(), member.to_owned()));
+    }
+
+    /// The oldest transaction that is still under way ([`CommitFault::Delayed`]) arrives: it is applied or refused as it would be if it came from its producer now. `None` where there is none.
+    pub fn deliver(&self) -> Option<Result<()>> {
+        let now = self.clock.now();
+        let state = &mut *self.state.lock();
+        let Delayed { producer, epoch, transaction, who } = state.delayed.pop_front()?;
+        if state.producers.get(&producer) != Some(&epoch) {
+            return Some(Err(check::replaced_producer(&producer)));
+        }
+        let permitted = state.permit(&transaction, who.as_ref());
+        Some(permitted.map(|()| {
+            state.apply(&transaction, who.map(|who| who.group).unwrap_or_default().as_str(), now);
+        }))
     }
 
     /// Deletes what a group has committed and kept, as though it had expired.
@@ -179,6 +206,15 @@ impl MemoryProducer {
                 return Err(QueueError::Unavailable { what: "committing".into(), why: "as the test wished".into() });
             }
             Some(CommitFault::LostBefore) => return Err(QueueError::Unknown("as the test wished".into())),
+            Some(CommitFault::Delayed) => {
+                state.delayed.push_back(Delayed {
+                    producer: self.id.clone(),
+                    epoch: self.epoch,
+                    transaction: transaction.clone(),
+                    who: consumer.map(Consumer::identity),
+                });
+                return Err(QueueError::Unknown("as the test wished".into()));
+            }
             Some(CommitFault::AppliedButReportedFailed) | None => {}
         }
         let group = consumer.map(|consumer| consumer.identity().group).unwrap_or_default();
@@ -255,6 +291,9 @@ impl Consumer for MemoryConsumer {
     fn poll(&mut self, _timeout: Duration, max_bytes: usize) -> Result<Poll> {
         let queue = self.queue.clone();
         let state = &mut *queue.state.lock();
+        if state.is_deaf(&self.identity) {
+            return Ok(Poll::Idle { at_end: self.owned.keys().cloned().collect() });
+        }
         if let Some(news) = self.news(state)? {
             return Ok(news);
         }

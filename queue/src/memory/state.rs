@@ -1,6 +1,6 @@
 //! Topics, their logs, and what a commit does to them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use clickmill_model::{Offset, Timestamp};
 
@@ -18,6 +18,18 @@ pub(super) struct State {
     pub(super) groups: BTreeMap<String, Group>,
     pub(super) producers: BTreeMap<String, u64>,
     pub(super) faults: VecDeque<CommitFault>,
+    pub(super) delayed: VecDeque<Delayed>,
+    /// By group and name.
+    pub(super) deaf: BTreeSet<(String, String)>,
+}
+
+/// A transaction that is still under way although its producer was told otherwise.
+#[derive(Debug)]
+pub(super) struct Delayed {
+    pub(super) producer: String,
+    pub(super) epoch: u64,
+    pub(super) transaction: Transaction,
+    pub(super) who: Option<ConsumerIdentity>,
 }
 
 #[derive(Debug)]
@@ -85,6 +97,10 @@ impl Log {
 }
 
 impl State {
+    pub(super) fn is_deaf(&self, who: &ConsumerIdentity) -> bool {
+        self.deaf.iter().any(|(group, member)| *group == who.group && *member == who.member)
+    }
+
     pub(super) fn group(&mut self, name: &str) -> &mut Group {
         self.groups.entry(name.to_owned()).or_default()
     }

@@ -103,6 +103,11 @@ impl PartitionTime {
         }
     }
 
+    /// Other bounds hold from now on.
+    pub fn follow(&mut self, settings: TimeSettings) {
+        self.settings = settings;
+    }
+
     /// How far time has come.
     pub fn watermark(&self) -> Watermark {
         self.watermark

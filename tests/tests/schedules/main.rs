@@ -4,7 +4,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+mod compare;
+mod definition;
+mod exactly_once;
 mod inputs;
-mod known;
+mod results;
 mod seeds;
+mod slow_store;
+mod time;
+mod watched;
+mod words;
 mod world;

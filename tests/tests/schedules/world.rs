@@ -1,29 +1,34 @@
-//! The whole pipeline in one thread: the real workers over a queue and a store in memory, stepped, crashed and deceived as a seed says.
+//! The whole pipeline in one thread: the real workers over a queue, a store and files in memory, stepped, crashed and deceived as a test or a seed says.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clickmill_aggregator::AggregatorWorker;
+use clickmill_db_writer::late::{LateConfig, LateWriter};
+use clickmill_db_writer::raw::{Files, RawConfig, RawWriter, Rolling};
 use clickmill_db_writer::{ResultsConfig, ResultsWriter};
 use clickmill_mapper::MapperWorker;
 use clickmill_model::records::{
-    CLICK_PARTIALS, CLICK_RESULTS, DEAD_LETTERS, LATE_CLICKS, MapperCheckpoint, Origin, SetAsideBatch, SourceHeader,
-    SourceMark, TOP_CANDIDATES,
+    CLICK_PARTIALS, CLICK_RESULTS, MapperCheckpoint, Origin, SourceHeader, SourceMark, TOP_CANDIDATES,
 };
-use clickmill_model::{Definition, FilterId, Minute, Offset, Partition, RawPartition, Timestamp, Watermark, Window};
+use clickmill_model::{Announced, Definition, DefinitionVersion, Minute, Offset, RawPartition, Timestamp, Watermark};
 use clickmill_queue::definitions;
 use clickmill_queue::inputs::RawTopics;
 use clickmill_queue::memory::{CommitFault, MemoryQueue};
 use clickmill_queue::{
-    Clock, ManualClock, Producer, Queue, QueueError, Record, Stage, StageError, TopicPartition, Transaction,
+    Clock, Fetched, ManualClock, Producer, Queue, QueueError, Record, Stage, StageError, TopicPartition, Transaction,
     WorkerConfig, topology,
 };
 use clickmill_reducer::ReducerWorker;
+use clickmill_store::AggregateStore;
 use clickmill_store::memory::MemoryStore;
-use clickmill_store::{AggregateStore, MinuteRange};
+use clickmill_tests::dice::Dice;
 use clickmill_tests::model::Model;
+
+use crate::slow_store::SlowStore;
 
 /// 2026-03-01 23:00:00: days and hours end within the runs.
 pub(crate) const START: i64 = 1_772_406_000;
@@ -39,39 +44,69 @@ pub(crate) enum Kind {
     Aggregator,
     Reducer,
     DbWriter,
+    RawWriter,
+    LateWriter,
 }
 
-pub(crate) const KINDS: [Kind; 4] = [Kind::Mapper, Kind::Aggregator, Kind::Reducer, Kind::DbWriter];
+pub(crate) const KINDS: [Kind; 6] =
+    [Kind::Mapper, Kind::Aggregator, Kind::Reducer, Kind::DbWriter, Kind::RawWriter, Kind::LateWriter];
+
+impl Kind {
+    fn group(self) -> &'static str {
+        match self {
+            Self::Mapper => topology::MAPPER,
+            Self::Aggregator => topology::AGGREGATOR,
+            Self::Reducer => topology::REDUCER,
+            Self::DbWriter => topology::DB_WRITER,
+            Self::RawWriter => topology::RAW_WRITER,
+            Self::LateWriter => topology::LATE_WRITER,
+        }
+    }
+}
 
 /// A process of a stage, by kind and name.
 pub(crate) type Who = (Kind, u32);
 
-/// Random numbers that a seed decides (SplitMix64).
-pub(crate) struct Random(pub(crate) u64);
+/// A process of a stage.
+pub(crate) struct Process {
+    stage: Box<dyn Stage>,
+    kind: Kind,
+    /// Its name in its group.
+    member: String,
+}
 
-impl Random {
-    pub(crate) fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % n
-    }
-
-    pub(crate) fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
+/// How a mapper partition came to count by a definition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Adopted {
+    version: DefinitionVersion,
+    /// Behind the records before this one.
+    at: Offset,
+    /// From this minute on, as it says.
+    from: Minute,
 }
 
 pub(crate) struct World {
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) queue: MemoryQueue,
     pub(crate) store: Arc<MemoryStore>,
+    pub(crate) slow_store: Arc<SlowStore>,
+    pub(crate) files: Arc<Files>,
     pub(crate) definitions: Vec<Definition>,
-    pub(crate) running: BTreeMap<Who, Box<dyn Stage>>,
+    pub(crate) running: BTreeMap<Who, Process>,
     /// Processes that were stopped and will wake up believing that they still own something.
-    pub(crate) zombies: Vec<Box<dyn Stage>>,
+    pub(crate) zombies: Vec<Process>,
+    /// While it is set, the writers of files write what they have.
+    flush: Arc<AtomicBool>,
     producers: RefCell<BTreeMap<String, Box<dyn Producer>>>,
+    /// All that ever was in the raw topic.
+    sent: RefCell<BTreeMap<RawPartition, Vec<Fetched>>>,
+    adopted: BTreeMap<RawPartition, Vec<Adopted>>,
+    mapped: BTreeMap<RawPartition, Offset>,
+}
+
+/// Small files, so that schedules have several.
+fn rolling() -> Rolling {
+    Rolling { rows: 60, age: Duration::from_secs(40), ..Rolling::default() }
 }
 
 impl World {
@@ -80,26 +115,40 @@ impl World {
         let queue = MemoryQueue::new(Arc::clone(&clock) as Arc<dyn Clock>);
         queue.create_topics(&topology::topics(&definition)).unwrap();
         definitions::append(&queue, &definition).unwrap();
+        let slow_store = Arc::new(SlowStore::default());
         Self {
             clock,
             queue,
-            store: Arc::new(MemoryStore::default()),
+            store: Arc::clone(&slow_store.store),
+            slow_store,
+            files: Arc::new(Files::new(Arc::new(object_store::memory::InMemory::new())).unwrap()),
             definitions: vec![definition],
             running: BTreeMap::new(),
             zombies: Vec::new(),
+            flush: Arc::default(),
             producers: RefCell::default(),
+            sent: RefCell::default(),
+            adopted: BTreeMap::new(),
+            mapped: BTreeMap::new(),
         }
+    }
+
+    /// The raw partitions' number.
+    pub(crate) fn partitions(&self) -> u32 {
+        self.definitions[0].inputs[0].partitions
     }
 
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
-    pub(crate) fn define(&mut self, proposal: &Definition) {
-        let next = proposal.following(&self.definitions).unwrap().unwrap();
+    /// Proposes a definition. False where it says the same as the one in force.
+    pub(crate) fn define(&mut self, proposal: &Definition) -> bool {
+        let Some(next) = proposal.following(&self.definitions).unwrap() else { return false };
         self.queue.create_topics(&topology::topics(&next)).unwrap();
         definitions::append(&self.queue, &next).unwrap();
         self.definitions.push(next);
+        true
     }
 
     /// A watcher's or a foreign producer's record.
@@ -116,22 +165,63 @@ impl World {
         let mut producers = self.producers.borrow_mut();
         let producer = producers.entry(id.clone()).or_insert_with(|| self.queue.producer(&id).unwrap());
         producer.commit(&transaction, None).unwrap();
+        self.look_at_raw(partition);
     }
 
-    fn make(&self, (kind, name): Who) -> Result<Box<dyn Stage>, StageError> {
+    /// Notes what came to the raw topic, before it may be deleted.
+    fn look_at_raw(&self, partition: u32) {
+        let (of, raw) = (TopicPartition::new("ad-clicks", partition), raw(partition));
+        let mut sent = self.sent.borrow_mut();
+        let known = sent.entry(raw).or_default();
+        loop {
+            let next = known.last().map_or(Offset(0), |last: &Fetched| last.offset.next());
+            let records = self.queue.read(&of, next, 1 << 20).unwrap();
+            if records.is_empty() {
+                return;
+            }
+            known.extend(records);
+        }
+    }
+
+    /// The same for every partition: where others than [`World::send`] sent something.
+    pub(crate) fn look_at_all_raw(&self) {
+        for partition in 0..self.partitions() {
+            self.look_at_raw(partition);
+        }
+    }
+
+    /// All that ever was in the raw topic, by partition in the order of the offsets.
+    pub(crate) fn sent(&self) -> BTreeMap<RawPartition, Vec<Fetched>> {
+        self.sent.borrow().clone()
+    }
+
+    fn make(&self, (kind, name): Who) -> Result<Process, StageError> {
         let queue: Arc<dyn Queue> = Arc::new(self.queue.clone());
         let (name, linger) = (name.to_string(), Duration::ZERO);
         let config = WorkerConfig { name: name.clone(), linger, ..WorkerConfig::default() };
-        Ok(match kind {
+        let stage: Box<dyn Stage> = match kind {
             Kind::Mapper => Box::new(MapperWorker::start(queue, config)?),
             Kind::Aggregator => Box::new(AggregatorWorker::start(queue, config)?),
             Kind::Reducer => Box::new(ReducerWorker::start(queue, config)?),
             Kind::DbWriter => {
                 let keep = Duration::from_secs(400 * 86_400);
                 let config = ResultsConfig { name, linger, keep_counts: keep, keep_rankings: keep, minutes: None };
-                Box::new(ResultsWriter::start(queue, Arc::clone(&self.store) as Arc<dyn AggregateStore>, config)?)
+                let store = Arc::clone(&self.slow_store) as Arc<dyn AggregateStore>;
+                Box::new(ResultsWriter::start(queue, store, config)?)
             }
-        })
+            Kind::RawWriter => {
+                let (rolling, flush) = (rolling(), Arc::clone(&self.flush));
+                let config = RawConfig { name, rolling, flush, ..RawConfig::default() };
+                Box::new(RawWriter::start(queue, Arc::clone(&self.files), config)?)
+            }
+            Kind::LateWriter => {
+                let (rolling, flush) = (rolling(), Arc::clone(&self.flush));
+                let config = LateConfig { name, rolling, flush, ..LateConfig::default() };
+                Box::new(LateWriter::start(queue, Arc::clone(&self.files), config)?)
+            }
+        };
+        let member = self.queue.members(kind.group()).pop().unwrap();
+        Ok(Process { stage, kind, member })
     }
 
     /// One step of a process, which is started where it does not run. A process that fails is gone, as its supervisor would have it.
@@ -139,34 +229,47 @@ impl World {
     /// # Panics
     /// Where a stage says that a promise is broken.
     pub(crate) fn step(&mut self, who: Who) -> bool {
-        let mut stage = match self.running.remove(&who) {
-            Some(stage) => stage,
+        let mut process = match self.running.remove(&who) {
+            Some(process) => process,
             None => match self.make(who) {
-                Ok(stage) => stage,
-                Err(error) => return Self::tolerate(who, &error),
+                Ok(process) => process,
+                Err(error) => return Self::tolerate(who.0, &error),
             },
         };
-        match stage.step(self.now(), Duration::ZERO) {
+        let result = process.stage.step(self.now(), Duration::ZERO);
+        self.observe();
+        match result {
             Ok(progress) => {
-                self.running.insert(who, stage);
+                self.running.insert(who, process);
                 progress == clickmill_queue::Progress::Worked
             }
-            Err(error) => Self::tolerate(who, &error),
+            Err(error) => Self::tolerate(who.0, &error),
+        }
+    }
+
+    /// Notes which mapper partition came to count by which definition, and where.
+    fn observe(&mut self) {
+        for (raw, offset, checkpoint) in self.mapper_commits() {
+            let at = self.mapped.insert(raw.clone(), offset).unwrap_or_default();
+            let adopted = self.adopted.entry(raw).or_default();
+            let newest = adopted.last().map_or(0, |adopted| adopted.version);
+            let newer = checkpoint.definitions.into_iter().filter(|announced| announced.version > newest);
+            adopted.extend(newer.map(|Announced { version, from, .. }| Adopted { version, at, from }));
         }
     }
 
     /// A step whose error, whatever it is, is for the test to judge.
     pub(crate) fn try_step(&mut self, who: Who) -> Result<(), StageError> {
-        let mut stage = self.make(who)?;
+        let mut process = self.make(who)?;
         for _ in 0..10 {
-            stage.step(self.now(), Duration::ZERO)?;
+            process.stage.step(self.now(), Duration::ZERO)?;
         }
         Ok(())
     }
 
-    fn tolerate(who: Who, error: &StageError) -> bool {
+    fn tolerate(kind: Kind, error: &StageError) -> bool {
         let broken = matches!(error, StageError::Broken(_) | StageError::Queue(QueueError::Broken(_)));
-        assert!(!broken, "{who:?}: {error}");
+        assert!(!broken, "{kind:?}: {error}");
         true
     }
 
@@ -175,39 +278,68 @@ impl World {
         self.running.remove(&who);
     }
 
+    /// The process is told to end, and hands over what it has.
+    pub(crate) fn stop(&mut self, who: Who) {
+        if let Some(process) = self.running.remove(&who)
+            && let Err(error) = process.stage.stop()
+        {
+            Self::tolerate(who.0, &error);
+        }
+    }
+
     /// The process is stopped for longer than its session, and wakes with [`World::wake`].
     pub(crate) fn suspend(&mut self, who: Who) {
-        if let Some(stage) = self.running.remove(&who) {
-            let group = match who.0 {
-                Kind::Mapper => topology::MAPPER,
-                Kind::Aggregator => topology::AGGREGATOR,
-                Kind::Reducer => topology::REDUCER,
-                Kind::DbWriter => topology::DB_WRITER,
-            };
-            for member in self.queue.members(group) {
-                self.queue.expire_member(group, &member);
-            }
-            self.zombies.push(stage);
+        if let Some(process) = self.running.remove(&who) {
+            self.queue.expire_member(who.0.group(), &process.member);
+            self.zombies.push(process);
+        }
+    }
+
+    /// The same between reading and committing: it finishes what it was doing before it learns anything.
+    pub(crate) fn suspend_at_work(&mut self, who: Who) {
+        if let Some(process) = self.running.get(&who) {
+            self.queue.deafen(who.0.group(), &process.member);
+            self.suspend(who);
         }
     }
 
     /// A zombie takes a step, and is gone when it has learnt better.
     pub(crate) fn wake(&mut self, place: usize) {
         let now = self.now();
-        if let Some(stage) = self.zombies.get_mut(place)
-            && let Err(error) = stage.step(now, Duration::ZERO)
-        {
-            Self::tolerate((Kind::Mapper, 99), &error);
+        let Some(zombie) = self.zombies.get_mut(place) else { return };
+        let result = zombie.stage.step(now, Duration::ZERO);
+        // What it did in its sleep is done: it listens again.
+        self.queue.undeafen(zombie.kind.group(), &zombie.member);
+        if let Err(error) = result {
+            Self::tolerate(zombie.kind, &error);
             drop(self.zombies.remove(place));
+        }
+        self.observe();
+    }
+
+    /// The next commit goes wrong, or, of a writer to the store, the next write.
+    pub(crate) fn fault(&self, dice: &mut Dice) {
+        self.queue.fail_next_commit(match dice.below(4) {
+            0 => CommitFault::NotApplied,
+            1 => CommitFault::AppliedButReportedFailed,
+            2 => CommitFault::LostBefore,
+            _ => CommitFault::Delayed,
+        });
+        if dice.one_in(2) {
+            self.slow_store.hold_next_write();
         }
     }
 
-    pub(crate) fn fault(&self, random: &mut Random) {
-        self.queue.fail_next_commit(match random.below(3) {
-            0 => CommitFault::NotApplied,
-            1 => CommitFault::AppliedButReportedFailed,
-            _ => CommitFault::LostBefore,
-        });
+    pub(crate) fn forget_faults(&self) {
+        self.queue.forget_faults();
+        self.slow_store.forget_faults();
+    }
+
+    /// What is still under way arrives: one write, one commit.
+    pub(crate) fn deliver(&mut self) -> bool {
+        let (write, commit) = (self.slow_store.deliver(), self.queue.deliver());
+        self.observe();
+        write || commit.is_some()
     }
 
     /// Steps every process until nothing more happens.
@@ -215,11 +347,11 @@ impl World {
     /// # Panics
     /// Where it does not come to rest.
     pub(crate) fn settle(&mut self, processes: u32) {
-        self.queue.forget_faults();
+        self.forget_faults();
         self.zombies.clear();
         let mut quiet = 0;
         for _ in 0..20_000 {
-            let mut worked = false;
+            let mut worked = self.deliver();
             for kind in KINDS {
                 for name in 0..processes {
                     worked |= self.step((kind, name));
@@ -231,6 +363,19 @@ impl World {
             }
         }
         panic!("the pipeline does not come to rest");
+    }
+
+    /// Has the writers of files write all that is left.
+    pub(crate) fn flush(&mut self, processes: u32) {
+        self.flush.store(true, Ordering::Relaxed);
+        self.settle(processes);
+        self.flush.store(false, Ordering::Relaxed);
+    }
+
+    fn mapper_commits(&self) -> Vec<(RawPartition, Offset, MapperCheckpoint)> {
+        let committed = self.queue.committed(topology::MAPPER, "ad-clicks").unwrap();
+        let decode = |metadata: &[u8]| MapperCheckpoint::decode(metadata).unwrap();
+        committed.into_iter().map(|(p, c)| (raw(p.0), c.offset, decode(&c.metadata))).collect()
     }
 
     /// The raw topics, as far as the mappers have followed the definitions.
@@ -248,123 +393,44 @@ impl World {
         topics.read.partitions.iter().map(of).min().unwrap_or(Watermark::NONE)
     }
 
-    /// What a topic holds of lines set aside, by raw partition, offset and place.
-    pub(crate) fn set_aside(&self, topic: &str) -> Vec<(RawPartition, Offset, usize)> {
-        let mut lines = Vec::new();
-        for p in 0..self.queue.partitions(topic).unwrap().unwrap() {
-            let of = TopicPartition::new(topic, p);
-            let range = self.queue.range(&of).unwrap();
-            let mut from = range.start;
-            loop {
-                let records = self.queue.read(&of, from, 1 << 20).unwrap();
-                let Some(last) = records.last() else { break };
-                from = last.offset.next();
-                for fetched in &records {
-                    let batch = SetAsideBatch::decode(&fetched.record.value).unwrap();
-                    lines.extend(batch.lines.iter().map(|l| (batch.raw.clone(), l.offset, l.line_number as usize)));
-                }
-            }
-        }
-        lines.sort();
-        lines
-    }
-
-    pub(crate) fn late(&self) -> Vec<(RawPartition, Offset, usize)> {
-        self.set_aside(LATE_CLICKS)
-    }
-
-    pub(crate) fn rejected(&self) -> Vec<(RawPartition, Offset, usize)> {
-        self.set_aside(DEAD_LETTERS)
-    }
-
-    /// Every figure of the store against the model, for the minutes that are complete.
-    ///
-    /// # Panics
-    /// Where one differs, with what differs.
-    pub(crate) fn compare(&self, model: &Model, context: &str) {
-        let definition = self.definitions.last().unwrap();
-        let progress = self.store.progress().unwrap();
-        let partitions = definition.partitions;
-        let Some(until) = progress.counts_until(partitions) else {
-            assert!(model.counts().is_empty() || self.watermark() == Watermark::NONE, "{context}: nothing is complete");
-            return;
-        };
-        assert_eq!(until, self.watermark().open_from(), "{context}: counts are complete as far as time has come");
-        assert_eq!(progress.rankings_until(partitions), Some(until), "{context}: rankings too");
-        let mut minutes: Vec<Minute> = model.counts().keys().map(|(minute, ..)| *minute).collect();
-        minutes.dedup();
-        let ads: std::collections::BTreeSet<&str> = model.counts().keys().map(|(.., ad)| ad.as_str()).collect();
-        let ads: Vec<&str> = ads.into_iter().collect();
-        for filter in definition.filters.iter().map(|f| f.id) {
-            for minute in minutes.iter().filter(|m| **m < until) {
-                let range = MinuteRange { from: *minute, to: minute.next() };
-                let stored = self.store.counts(&ads, filter, range).unwrap();
-                let expected = model.totals(filter, range.from, range.to);
-                for (ad, count) in ads.iter().zip(stored) {
-                    let right = expected.get(*ad).copied().unwrap_or(0);
-                    assert_eq!(count, right, "{context}: {ad} in {minute} under filter {filter}");
-                }
-            }
-            self.compare_rankings(model, definition, filter, &minutes, until, context);
-        }
-    }
-
-    fn compare_rankings(
-        &self,
-        model: &Model,
-        definition: &Definition,
-        filter: FilterId,
-        minutes: &[Minute],
-        until: Minute,
-        context: &str,
-    ) {
-        let Some(first) = minutes.first() else { return };
-        let last = minutes.last().unwrap().plus(61).min(until.previous());
-        let configured = |window| window == Window::MINUTE || definition.windows.contains(&window);
-        let mut windows = definition.windows.clone();
-        windows.extend([Window::MINUTE, Window::HOUR, Window::DAY]);
-        windows.sort();
-        windows.dedup();
-        for window in windows {
-            for minute in (first.as_epoch()..=last.as_epoch()).map(Minute::from_epoch) {
-                if !configured(window) && !window.is_aligned_at(minute) {
-                    continue;
-                }
-                let stored = self.store.rankings(filter, &[(window, minute)]).unwrap().remove(0);
-                let mut expected = model.ranking(filter, window, minute);
-                let whole = expected.len() <= definition.depth();
-                expected.truncate(definition.depth());
-                match stored {
-                    None => assert!(expected.is_empty(), "{context}: no ranking of {window} at {minute}: {expected:?}"),
-                    Some(ranking) => {
-                        assert_eq!(ranking.ads, expected, "{context}: ranking of {window} at {minute} for {filter}");
-                        assert_eq!(ranking.whole, whole, "{context}: {window} at {minute}");
-                        assert!(ranking.complete, "{context}: {window} at {minute}");
-                    }
-                }
-            }
-        }
-    }
-
-    /// The model of everything that the raw topic holds, each record met in turn without any empty fetch between.
+    /// The model of everything that was ever in the raw topic, each record met in turn without any empty fetch between. Each partition hears of a definition where its mapper did, and must
+    /// then count by it from the minute from which the mapper does.
     pub(crate) fn model(&self) -> Model {
-        let mut model = Model::new(self.definitions.last().unwrap().clone());
-        for p in 0..self.definitions[0].inputs[0].partitions {
-            let of = TopicPartition::new("ad-clicks", p);
-            let raw = RawPartition::new("ad-clicks", Partition(p));
-            let mut from = self.queue.range(&of).unwrap().start;
-            assert_eq!(from, Offset(0), "the raw topic is whole");
-            loop {
-                let records = self.queue.read(&of, from, 1 << 20).unwrap();
-                let Some(last) = records.last() else { break };
-                from = last.offset.next();
-                for fetched in &records {
-                    let header = fetched.record.header(SourceHeader::KEY).map(|h| SourceHeader::decode(h).unwrap());
-                    model.record(&raw, fetched.offset, fetched.arrival, header.as_ref(), &fetched.record.value);
+        let mut model = Model::new(&self.definitions[0]);
+        let mut adopted: BTreeMap<_, _> = self.adopted.iter().map(|(raw, all)| (raw, all.as_slice())).collect();
+        let mut define = |model: &mut Model, raw: &RawPartition, upto: Offset| {
+            let Some(left) = adopted.get_mut(raw) else { return };
+            while let Some((Adopted { version, from, .. }, later)) = left.split_first().filter(|(a, _)| a.at <= upto) {
+                *left = later;
+                let definition = self.definitions.iter().find(|d| d.version == *version).unwrap();
+                if *version > 1 {
+                    assert_eq!(model.define(raw, definition), *from, "definition {version} in {raw}");
                 }
             }
+        };
+        for (raw, fetched) in self.sent().iter().flat_map(|(raw, all)| all.iter().map(move |fetched| (raw, fetched))) {
+            define(&mut model, raw, fetched.offset);
+            let header = fetched.record.header(SourceHeader::KEY).map(|h| SourceHeader::decode(h).unwrap());
+            model.record(raw, fetched.offset, fetched.arrival, header.as_ref(), &fetched.record.value);
+        }
+        for partition in 0..self.partitions() {
+            define(&mut model, &raw(partition), Offset(u64::MAX));
         }
         model
+    }
+
+    /// Bytes of the records that a mapper which restarts now must read again: those whose clicks are open.
+    pub(crate) fn open_bytes(&self) -> u64 {
+        let commits = self.mapper_commits().into_iter();
+        let open: BTreeMap<RawPartition, (Offset, Offset)> =
+            commits.map(|(raw, offset, checkpoint)| (raw, (checkpoint.replay_from, offset))).collect();
+        let sent = self.sent.borrow();
+        let is_open =
+            |raw: &RawPartition, offset| open.get(raw).is_some_and(|(from, to)| (*from..*to).contains(&offset));
+        let of = |(raw, all): (&RawPartition, &Vec<Fetched>)| -> usize {
+            all.iter().filter(|f| is_open(raw, f.offset)).map(|f| f.record.value.len()).sum()
+        };
+        sent.iter().map(of).sum::<usize>() as u64
     }
 
     /// Nothing of the internal topics is kept that nobody needs.
@@ -375,4 +441,8 @@ impl World {
             .map(|of| self.queue.range(&of).map_or(0, |range| range.end.0 - range.start.0))
             .sum()
     }
+}
+
+fn raw(partition: u32) -> RawPartition {
+    RawPartition::new("ad-clicks", clickmill_model::Partition(partition))
 }
