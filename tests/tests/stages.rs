@@ -2,15 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // Helpers of tests give up as tests do.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use clickmill_generator::{TRUTH_FILE, Truth};
-use clickmill_model::FilterId;
-use clickmill_tests::answers::{assert_counts, lines_of_logs};
-use clickmill_tests::process::{Running, Site, wait_for};
-use clickmill_tests::raw::assert_raw;
-use clickmill_tests::traffic::{Traffic, live};
-use rustix::process::Signal;
+use clickmill_tests::process::{Site, wait_for};
+use clickmill_tests::stages::{GONE_WITHIN, LONG, work_through_every_fate};
 use serde_json::Value;
 
 const CONFIGURATION: &str = r#"
@@ -22,113 +17,9 @@ source = "test"
 max_disorder = "5s"
 "#;
 
-/// Longer than anything here takes, on a machine that is busy with something else.
-const LONG: Duration = Duration::from_secs(120);
-
-/// In what time a process that is told to must be gone.
-const GONE_WITHIN: Duration = Duration::from_secs(5);
-
-const STAGES: [&str; 5] = ["log-watcher", "mapper", "aggregator", "reducer", "db-writer"];
-
-/// Starts a stage and looks whether it serves what every process serves.
-fn start<'a>(site: &'a Site, stage: &str) -> Running<'a> {
-    let process = site.serve(&[stage], LONG);
-    assert_eq!(process.try_get("/healthz").unwrap().0, 200, "{stage}");
-    let (status, metrics) = process.try_get("/metrics").unwrap();
-    assert!(status == 200 && metrics.contains("clickmill_"), "{stage}: {metrics}");
-    assert!(process.stderr().contains(&format!("runs stage=\"{stage}\"")), "{}", process.stderr());
-    process
-}
-
-/// How many lines the mappers have judged.
-fn lines_so_far(api: &Running<'_>) -> u64 {
-    api.get("/v1/status")["books"]["lines"].as_u64().unwrap_or_default()
-}
-
-/// Waits until this many more lines went through.
-fn wait_for_lines(api: &Running<'_>, more: u64) {
-    let goal = lines_so_far(api) + more;
-    wait_for(&format!("line {goal} to go through"), LONG, || (lines_so_far(api) >= goal).then_some(()));
-}
-
-fn logged(process: &Running<'_>, what: &str) -> bool {
-    process.stderr().contains(what)
-}
-
-/// The first of two processes of a stage, the second, and the first one's successor share the work whatever happens to each.
 #[test]
 fn schedule_23_stages_as_processes_are_ended_killed_and_stopped_and_every_line_counts_once() {
-    let site = Site::new(CONFIGURATION);
-    let traffic = Traffic::start(live(&site.logs(), 1000));
-    let mut first: Vec<Running<'_>> = STAGES.iter().map(|stage| start(&site, stage)).collect();
-    let second: Vec<Running<'_>> = STAGES[1..].iter().map(|stage| start(&site, stage)).collect();
-    let api = site.serve(&["api", "--listen", "127.0.0.1:0"], LONG);
-    for (stage, process) in STAGES[1..].iter().zip(&second) {
-        wait_for(&format!("the second {stage} to get its share"), LONG, || logged(process, "took over").then_some(()));
-    }
-    wait_for_lines(&api, 2000);
-
-    // Each is asked to end, and hands over what it has; each is killed.
-    for (i, stage) in STAGES.iter().enumerate() {
-        let asked = std::mem::replace(&mut first[i], start_later(&site, stage));
-        let began = Instant::now();
-        let log = asked.log();
-        let status = asked.terminate(GONE_WITHIN);
-        assert!(status.success(), "{stage}: {status} after {:?}\n{}", began.elapsed(), log.read());
-        wait_for_lines(&api, 300);
-        first[i].wait_until_ready(LONG);
-        std::mem::replace(&mut first[i], start_later(&site, stage)).kill();
-        first[i].wait_until_ready(LONG);
-        wait_for_lines(&api, 300);
-    }
-
-    // All of them are stopped for longer than a session lasts, and their seconds take over; then they wake.
-    let taken = |process: &Running<'_>| process.stderr().matches("took over").count();
-    let taken_before: Vec<usize> = second.iter().map(taken).collect();
-    for process in &first {
-        process.signal(Signal::STOP);
-    }
-    for ((stage, process), before) in STAGES[1..].iter().zip(&second).zip(taken_before) {
-        let what = format!("the second {stage} to take over from the one that says nothing");
-        wait_for(&what, LONG, || (taken(process) > before).then_some(()));
-    }
-    for process in &first {
-        process.signal(Signal::CONT);
-    }
-    wait_for_lines(&api, 3000);
-    for (stage, process) in STAGES[1..].iter().zip(&first[1..]) {
-        let what = format!("the first {stage} to find that it lost what it had");
-        wait_for(&what, LONG, || (logged(process, "lost to another") || logged(process, "fenced")).then_some(()));
-    }
-
-    let made = traffic.stop();
-    for process in first.into_iter().chain(second) {
-        let log = process.log();
-        let status = process.terminate(GONE_WITHIN);
-        assert!(status.success(), "{status}\n{}", log.read());
-    }
-    drop(api);
-    check(&site, made.lines, made.duplicates);
-}
-
-fn start_later<'a>(site: &'a Site, stage: &str) -> Running<'a> {
-    site.start(&[stage])
-}
-
-/// Reads the rest, and demands every figure.
-fn check(site: &Site, lines: u64, duplicates: u64) {
-    let summary = site.succeed(&["up", "--drain"], LONG);
-    let drained: u64 = summary.split(' ').next().unwrap().parse().unwrap();
-    assert!(drained < lines / 2, "most lines went through meanwhile: {summary}");
-    let api = site.serve(&["api", "--listen", "127.0.0.1:0"], LONG);
-    let books = api.get("/v1/status")["books"].clone();
-    let number = |name: &str| books[name].as_u64().unwrap_or_else(|| panic!("no {name} in {books}"));
-    assert_eq!((number("lines"), number("duplicates"), number("late")), (lines, duplicates, 0), "{books}");
-    assert_eq!(number("counted"), lines - duplicates, "{books}");
-    assert_eq!(number("rejected"), 0, "{books}");
-    assert_counts(&api, FilterId::ALL, &Truth::read(&site.logs().join(TRUTH_FILE)).unwrap());
-    drop(api);
-    assert_raw(&site.data(), &lines_of_logs(&site.logs()));
+    work_through_every_fate(&Site::new(CONFIGURATION));
 }
 
 #[test]
