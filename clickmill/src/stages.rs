@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
-use clickmill_model::records::PIPELINE;
+use anyhow::bail;
+use clickmill_model::Definition;
 use clickmill_queue::definitions::Definitions;
 use clickmill_queue::topology;
 
@@ -63,11 +63,12 @@ pub(crate) fn run(config: &Config, common: &Common, one: One) -> anyhow::Result<
         parts.check_history()?;
     }
     if one != One::Api {
-        if parts.queue.partitions(PIPELINE)?.is_none() {
-            // The first stage of a new pipeline defines it; what comes later is for `up` and `define`.
-            define::propose(&*parts.queue, &config.definition(), false)?;
-        } else {
-            check_topics(&parts)?;
+        match parts.definitions()?.as_ref().and_then(Definitions::newest) {
+            Some(newest) => check_topics(&parts, newest)?,
+            // The first stage of a new pipeline defines it, also where its topics were made before; what comes later is for `up` and `define`.
+            None => {
+                define::propose(&*parts.queue, &config.definition(), false)?;
+            }
         }
     }
     let mut running = Running::new(&parts);
@@ -92,9 +93,7 @@ pub(crate) fn run(config: &Config, common: &Common, one: One) -> anyhow::Result<
 }
 
 /// Refuses to start on topics that lack what the promises need.
-fn check_topics(parts: &Parts) -> anyhow::Result<()> {
-    let definitions = Definitions::load(&*parts.queue).context("reading the pipeline's definitions")?;
-    let Some(newest) = definitions.newest() else { return Ok(()) };
+fn check_topics(parts: &Parts, newest: &Definition) -> anyhow::Result<()> {
     let topics = topology::topics(newest);
     // Another process may be making them just now.
     let deadline = Instant::now() + MADE_WITHIN;
