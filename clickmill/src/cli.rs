@@ -32,6 +32,9 @@ pub(crate) enum Command {
     Api(Common),
     /// Make the configuration's filters, windows and inputs the pipeline's definition
     Define(Define),
+    /// Make the queue's topics, and look whether those that are there keep what is promised
+    #[command(subcommand)]
+    Topics(TopicsCommand),
     /// Write log files with a known truth
     Generate(Generate),
 }
@@ -74,6 +77,18 @@ pub(crate) struct Define {
     pub(crate) dry_run: bool,
     #[command(subcommand)]
     pub(crate) action: Option<DefineAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TopicsCommand {
+    /// Make the topics that the configuration needs and that are not there; refuse those that are there, but lack what the pipeline's promises need
+    Create {
+        #[command(flatten)]
+        common: Common,
+        /// Only say what would be made
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -8,11 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytesize::ByteSize;
 use clickmill_model::{Definition, Filter, InputTopic, PartitionBy, TimeSettings, Window};
+use clickmill_queue::kafka::Properties;
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Common;
+use crate::properties;
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,6 +75,7 @@ pub(crate) struct Top {
 #[serde(rename_all = "lowercase")]
 pub(crate) enum QueueKind {
     Embedded,
+    Kafka,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -80,6 +83,18 @@ pub(crate) enum QueueKind {
 pub(crate) struct Queue {
     pub(crate) kind: QueueKind,
     pub(crate) partitions: u32,
+    /// Of Kafka: `host:port,…`.
+    pub(crate) brokers: String,
+    /// Anything that librdkafka knows.
+    #[serde(with = "crate::properties")]
+    pub(crate) properties: Properties,
+    /// Holds `sasl.password`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) password_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) replication: Option<u16>,
+    #[serde(with = "humantime_serde")]
+    pub(crate) retention: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +114,8 @@ pub(crate) struct Store {
 pub(crate) struct Files {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) url: Option<String>,
+    /// A local folder that every machine of the pipeline sees.
+    pub(crate) shared: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -144,7 +161,15 @@ impl Default for Config {
             dedup: Dedup { enabled: true },
             filter: Vec::new(),
             top: Top { n: definition.n, windows: definition.windows },
-            queue: Queue { kind: QueueKind::Embedded, partitions: definition.partitions },
+            queue: Queue {
+                kind: QueueKind::Embedded,
+                partitions: definition.partitions,
+                brokers: String::new(),
+                properties: Properties::default(),
+                password_file: None,
+                replication: None,
+                retention: clickmill_queue::kafka::Options::default().retention,
+            },
             store: Store { kind: StoreKind::Embedded },
             files: Files::default(),
             retention: Retention { counts: 400 * DAY, rankings: 400 * DAY, raw: 90 * DAY },
@@ -168,9 +193,14 @@ impl Config {
             figment = figment.merge(Toml::string(&text));
         }
         // `CLICKMILL_TEST_…` steers the tests, which start this program too.
-        let environment = Env::prefixed("CLICKMILL_").filter(|key| !key.starts_with("test_")).split("__");
-        figment = figment.merge(environment);
+        let is_mine =
+            |key: &figment::value::UncasedStr| !key.starts_with("test_") && !key.starts_with("queue__properties__");
+        figment = figment.merge(Env::prefixed("CLICKMILL_").filter(is_mine).split("__"));
         let mut config: Self = figment.extract().map_err(|error| explain(&error, &file))?;
+        // As they are: a password may look like a number.
+        for (name, value) in properties::of_environment() {
+            config.queue.properties.set(&name, &value);
+        }
         if let Some(dir) = &common.data_dir {
             config.data_dir.clone_from(dir);
         }
@@ -195,6 +225,7 @@ impl Config {
         if !(1..=1024).contains(&self.queue.partitions) {
             bail!("queue.partitions is {}: it may be 1 to 1024", self.queue.partitions);
         }
+        self.check_queue()?;
         if self.input.source.is_empty() || self.input.source.len() > 200 || self.input.source.contains(char::is_control)
         {
             bail!("input.source is {:?}: it may be 1 to 200 characters without control characters", self.input.source);
@@ -212,6 +243,51 @@ impl Config {
             }
         }
         self.definition().check().map_err(|error| anyhow::anyhow!("{error}"))
+    }
+
+    fn check_queue(&self) -> anyhow::Result<()> {
+        let queue = &self.queue;
+        queue.properties.check().map_err(|why| anyhow::anyhow!("queue.properties: {why}"))?;
+        if queue.kind != QueueKind::Kafka {
+            return Ok(());
+        }
+        if queue.brokers.trim().is_empty() {
+            bail!("queue.brokers is not set: queue.kind = \"kafka\" needs it, such as \"kafka-1:9092,kafka-2:9092\"");
+        }
+        if queue.password_file.is_some() && queue.properties.get("sasl.password").is_some() {
+            bail!("queue.password_file and sasl.password in queue.properties are both set: keep one of them");
+        }
+        if queue.replication == Some(0) {
+            bail!("queue.replication is 0: at least 1 broker must keep a partition");
+        }
+        // A restarted aggregator reads the results of the longest window and of the day again.
+        let least = 3 * DAY;
+        if queue.retention < least {
+            bail!(
+                "queue.retention is {}: it must be at least {}, because a restart reads a day again",
+                humantime(queue.retention),
+                humantime(least)
+            );
+        }
+        Ok(())
+    }
+
+    /// How the cluster is used that the configuration names.
+    pub(crate) fn kafka(&self) -> anyhow::Result<clickmill_queue::kafka::Options> {
+        let Queue { brokers, properties, password_file, replication, retention, .. } = &self.queue;
+        let mut properties = properties.clone();
+        if let Some(file) = password_file {
+            let password = std::fs::read_to_string(file)
+                .with_context(|| format!("queue.password_file: cannot read {}", file.display()))?;
+            properties.set("sasl.password", password.trim_end_matches(['\n', '\r']));
+        }
+        Ok(clickmill_queue::kafka::Options {
+            brokers: brokers.clone(),
+            properties,
+            replication: *replication,
+            retention: *retention,
+            ..clickmill_queue::kafka::Options::default()
+        })
     }
 
     /// What the configuration proposes to be the pipeline's definition.
@@ -242,6 +318,13 @@ impl Config {
     }
 }
 
+fn humantime(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds if seconds >= 86_400 => format!("{}d", seconds / 86_400),
+        seconds => format!("{seconds}s"),
+    }
+}
+
 /// Figment's error with the key's path before it and the file or variable behind it.
 fn explain(error: &figment::Error, file: &Path) -> anyhow::Error {
     let lines: Vec<String> = error
@@ -269,6 +352,31 @@ mod tests {
         Config::load(&Common { config: Some(file), data_dir: None, logs: vec![], listen: None })
     }
 
+    fn kafka(more: &str) -> String {
+        format!("[queue]\nkind = \"kafka\"\nbrokers = \"a:9092\"\n{more}")
+    }
+
+    #[test]
+    fn a_cluster_is_configured_and_its_password_shown_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("password"), "hunter2\n").unwrap();
+        let more = format!(
+            "replication = 3\npassword_file = \"{}\"\n[queue.properties]\nsecurity.protocol = \"SASL_SSL\"\n\"socket.timeout.ms\" = 5000\nsocket.nagle.disable = true",
+            dir.path().join("password").display()
+        );
+        let config = load(&kafka(&more)).unwrap();
+        let options = config.kafka().unwrap();
+        let get = |name| options.properties.get(name).unwrap();
+        assert_eq!(
+            (get("security.protocol"), get("socket.timeout.ms"), get("socket.nagle.disable"), get("sasl.password")),
+            ("SASL_SSL", "5000", "true", "hunter2")
+        );
+        assert_eq!((options.brokers.as_str(), options.replication), ("a:9092", Some(3)));
+        assert!(!format!("{config:?}{options:?}").contains("hunter2"));
+        let missing = load(&kafka("password_file = \"/nowhere/p\"")).unwrap().kafka().unwrap_err();
+        assert!(format!("{missing:#}").contains("queue.password_file: cannot read /nowhere/p"));
+    }
+
     #[test]
     fn an_empty_file_is_the_defaults() {
         assert_eq!(load("").unwrap(), Config::default());
@@ -281,7 +389,20 @@ mod tests {
             ("[input]\ntopik = \"x\"", vec!["input", "topik"]),
             ("[time]\nmax_disorder = \"soon\"", vec!["time.max_disorder"]),
             ("[time]\nmax_disorder = \"10m\"", vec!["time.max_disorder", "time.max_clock_skew"]),
-            ("[queue]\nkind = \"rabbit\"", vec!["queue.kind", "embedded"]),
+            ("[queue]\nkind = \"rabbit\"", vec!["queue.kind", "embedded", "kafka"]),
+            ("[queue]\nkind = \"kafka\"", vec!["queue.brokers"]),
+            (
+                "[queue]\nproperties = { \"security.protokol\" = \"SSL\" }",
+                vec!["queue.properties", "security.protokol"],
+            ),
+            ("[queue]\nproperties = { \"isolation.level\" = \"x\" }", vec!["queue.properties", "isolation.level"]),
+            ("[queue]\nproperties = { \"ssl.endpoint\" = [1] }", vec!["queue.properties", "text"]),
+            (&kafka("retention = \"1d\""), vec!["queue.retention is 1d", "3d"]),
+            (&kafka("replication = 0"), vec!["queue.replication"]),
+            (
+                &kafka("password_file = \"x\"\nproperties = { \"sasl.password\" = \"p\" }"),
+                vec!["queue.password_file", "sasl.password"],
+            ),
             ("[queue]\npartitions = 0", vec!["queue.partitions"]),
             ("[top]\nwindows = [0]", vec!["window"]),
             ("[top]\nn = -1", vec!["top.n"]),

@@ -1,6 +1,5 @@
 //! The end of a drain: when everything is out, and what it came to.
 
-use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +8,7 @@ use clickmill_log_watcher::LiveReport;
 use clickmill_model::records::{Books, LATE_CLICKS};
 use clickmill_model::{Minute, Offset};
 use clickmill_queue::inputs::RawTopics;
-use clickmill_queue::{TopicPartition, topology};
+use clickmill_queue::{Queue, TopicPartition, topology};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::pipeline::{self, Parts};
@@ -81,6 +80,7 @@ pub(crate) fn wait(
     } else {
         ProgressBar::hidden()
     };
+    let mut rest = Rest::default();
     loop {
         if stop.load(Ordering::Relaxed) {
             bar.finish_and_clear();
@@ -97,7 +97,7 @@ pub(crate) fn wait(
         if report.finished {
             bar.set_message("writing the last results");
             let until = report.drained.map(|end| end.minute());
-            if is_out(parts, until)? {
+            if is_out(parts, until, &mut rest)? {
                 bar.finish_and_clear();
                 return Ok(Drained::All);
             }
@@ -106,44 +106,85 @@ pub(crate) fn wait(
     }
 }
 
+/// What a drain still waits for, once every figure is stored. Heartbeats go on meanwhile: what came after it was noted does not matter.
+#[derive(Default)]
+struct Rest {
+    to_map: Option<Unread>,
+    to_write: Option<Unread>,
+}
+
 /// True where every figure before `until` is stored and every line that was sent is in a file.
-fn is_out(parts: &Parts, until: Option<Minute>) -> anyhow::Result<bool> {
+fn is_out(parts: &Parts, until: Option<Minute>, rest: &mut Rest) -> anyhow::Result<bool> {
     let Some(until) = until else { return Ok(true) };
+    let queue = &*parts.queue;
     let complete = pipeline::complete_until(&*parts.store, parts.config.queue.partitions)?;
     if complete.is_none_or(|complete| complete < until) {
         return Ok(false);
     }
     let Some(raw) = raw_topics(parts)? else { return Ok(false) };
     let topics = raw.of_mapper();
-    if !topics.contains(&parts.config.input.topic) || !have_read(parts, topology::MAPPER, &topics)? {
+    let inputs = |group| topics.iter().map(move |topic| (group, topic.as_str()));
+    if !topics.contains(&parts.config.input.topic)
+        || !Unread::is_read(&mut rest.to_map, queue, inputs(topology::MAPPER))?
+    {
         return Ok(false);
     }
     // Every line is mapped now; what is still in memory shall go to files.
     parts.flush.store(true, Ordering::Relaxed);
-    if raw.of_raw_writer(&*parts.queue)? != topics || !have_read(parts, topology::RAW_WRITER, &topics)? {
-        return Ok(false);
-    }
-    has_read(parts, topology::LATE_WRITER, LATE_CLICKS)
+    let late = (topology::LATE_WRITER, LATE_CLICKS);
+    Ok(raw.of_raw_writer(queue)? == topics
+        && Unread::is_read(&mut rest.to_write, queue, inputs(topology::RAW_WRITER).chain([late]))?)
 }
 
-fn have_read(parts: &Parts, group: &str, topics: &BTreeSet<String>) -> anyhow::Result<bool> {
-    for topic in topics {
-        if !has_read(parts, group, topic)? {
-            return Ok(false);
-        }
+/// Partitions that a group has not read up to the end that they had when it was noted.
+struct Unread(Vec<(&'static str, TopicPartition, Offset)>);
+
+impl Unread {
+    /// Notes where these topics end, the first time, and tells whether the groups have committed everything before that.
+    fn is_read<'a>(
+        noted: &mut Option<Self>,
+        queue: &dyn Queue,
+        topics: impl Iterator<Item = (&'static str, &'a str)>,
+    ) -> anyhow::Result<bool> {
+        let mut left = match noted.take() {
+            Some(Self(left)) => left,
+            None => ends(queue, topics)?,
+        };
+        let mut failed = None;
+        left.retain(|(group, of, end)| match has_read(queue, group, of, *end) {
+            Ok(has_read) => !has_read,
+            Err(error) => {
+                failed = Some(error);
+                true
+            }
+        });
+        let is_read = left.is_empty();
+        *noted = Some(Self(left));
+        failed.map_or(Ok(is_read), Err)
     }
-    Ok(true)
 }
 
-/// True where the group has committed everything that the topic held when it was asked. Heartbeats go on meanwhile: it is enough to have been at the end once.
-fn has_read(parts: &Parts, group: &str, topic: &str) -> anyhow::Result<bool> {
-    let committed = parts.queue.committed(group, topic)?;
-    for partition in 0..parts.queue.partitions(topic)?.unwrap_or(0) {
-        let end = parts.queue.range(&TopicPartition::new(topic, partition))?.end;
-        let done = committed.iter().find(|(p, _)| p.0 == partition).map_or(Offset(0), |(_, c)| c.offset);
-        if done < end {
-            return Ok(false);
+fn ends<'a>(
+    queue: &dyn Queue,
+    topics: impl Iterator<Item = (&'static str, &'a str)>,
+) -> anyhow::Result<Vec<(&'static str, TopicPartition, Offset)>> {
+    let mut ends = Vec::new();
+    for (group, topic) in topics {
+        for partition in 0..queue.partitions(topic)?.unwrap_or(0) {
+            let of = TopicPartition::new(topic, partition);
+            let end = queue.range(&of)?.end;
+            ends.push((group, of, end));
         }
     }
-    Ok(true)
+    Ok(ends)
+}
+
+fn has_read(queue: &dyn Queue, group: &str, of: &TopicPartition, end: Offset) -> anyhow::Result<bool> {
+    let committed = queue.committed(group, &of.topic)?;
+    let next = match committed.into_iter().find(|(partition, _)| *partition == of.partition) {
+        Some((_, committed)) => committed.offset,
+        None => queue.range(of)?.start,
+    };
+    // Before its end a log may have offsets without records.
+    Ok(next >= end || queue.read(of, next, 1)?.first().is_none_or(|record| record.offset >= end))
 }

@@ -10,9 +10,11 @@ mod drain;
 mod generate;
 mod names;
 mod pipeline;
+mod properties;
 #[cfg(test)]
 mod reference;
 mod stages;
+mod topics;
 mod up;
 mod watching;
 
@@ -21,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, TopicsCommand};
 use config::Config;
 
 /// The allocator: the stages hand large buffers from thread to thread, which glibc's keeps apart by thread and gives back late.
@@ -75,6 +77,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::DbWriter(common) => stages::run(&load(&common)?, &common, stages::One::DbWriter),
         Command::Api(common) => stages::run(&load(&common)?, &common, stages::One::Api),
         Command::Define(define) => define::run(&load(&define.common)?, define.dry_run, define.action.as_ref()),
+        Command::Topics(TopicsCommand::Create { common, dry_run }) => topics::create(&load(&common)?, dry_run),
         Command::Generate(options) => generate::run(&options),
     }
 }

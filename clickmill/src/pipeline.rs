@@ -20,6 +20,7 @@ use clickmill_model::records::{CLICK_RESULTS, PIPELINE};
 use clickmill_queue::definitions::Definitions;
 use clickmill_queue::embedded::EmbeddedQueue;
 use clickmill_queue::inputs::RawTopics;
+use clickmill_queue::kafka::KafkaQueue;
 use clickmill_queue::{Clock, Queue, QueueError, Stage, StageError, WhenFenced, WorkerConfig, stage, topology};
 use clickmill_reducer::ReducerWorker;
 use clickmill_store::AggregateStore;
@@ -66,7 +67,22 @@ fn open_queue_with(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Arc
                 .with_context(|| format!("opening the queue in {}", dir.display()))?;
             Ok(Arc::new(queue))
         }
+        QueueKind::Kafka => {
+            let queue = KafkaQueue::open(config.kafka()?).context("opening the queue")?;
+            Ok(Arc::new(queue))
+        }
     }
+}
+
+/// Refuses a place for files that only this machine sees, where there may be others.
+pub(crate) fn check_files(config: &Config) -> anyhow::Result<()> {
+    if config.queue.kind == QueueKind::Kafka && !config.files.shared {
+        return Err(Misused(anyhow::anyhow!(
+            "raw clicks would go to a local folder, which other machines do not see: set files.shared = true where all writers share it"
+        ))
+        .into());
+    }
+    Ok(())
 }
 
 impl Parts {
@@ -129,7 +145,7 @@ impl Parts {
         if has_figures && !has_counted {
             bail!(
                 "the store has figures, but the queue has no committed offsets: counting would start over and double them. \
-                 Restore the queue's folder, or start with a new data folder"
+                 Restore the queue, or start with a new data folder"
             );
         }
         if !has_figures && has_written {

@@ -29,10 +29,25 @@ const MEANINGS: &[(&str, &str)] = &[
     ),
     ("top.n", "how many ads a ranking answers with unless asked otherwise; 1 to 1000"),
     ("top.windows", "the sliding windows, in minutes; 1 to 1440, at most 16"),
-    ("queue.kind", "`embedded`"),
+    ("queue.kind", "`embedded` (one machine), or `kafka` (a cluster): see [kafka.md](kafka.md)"),
     ("queue.partitions", "partitions of every topic, for good; 1 to 1024"),
+    ("queue.brokers", "of Kafka: where clients connect first, `host:port,…`"),
+    (
+        "queue.properties",
+        "of Kafka: anything that librdkafka knows, such as `security.protocol`, except what clickmill's promises rest on. In the environment a name is written with `_` for `.`: `CLICKMILL_QUEUE__PROPERTIES__SASL_PASSWORD`",
+    ),
+    ("queue.password_file", "of Kafka: a file that holds `sasl.password`"),
+    (
+        "queue.replication",
+        "of Kafka: how many brokers keep each partition of a topic that is made; default: the cluster's",
+    ),
+    (
+        "queue.retention",
+        "of Kafka: how long topics keep what was read; at least 3 days, and longer than any stage is ever away",
+    ),
     ("store.kind", "`embedded`"),
     ("files.url", "where `raw/` and `late/` go: `file:///path`; default: `DATA_DIR/files`"),
+    ("files.shared", "with Kafka: true where the local folder is one that every machine sees"),
     ("retention.counts", "how long counts are kept, from their arrival"),
     ("retention.rankings", "how long rankings are kept, from their arrival"),
     ("retention.raw", "how long raw and late lines are kept in files, from their arrival"),
@@ -72,6 +87,9 @@ fn page() -> String {
     }
     page += "\n```toml\n[input]\nlogs = [\"/var/log/ads/*.log\"]\n\n[[filter]]\nid = 1\nname = \"USA\"\ncountry = [\"USA\"]\n\n\
              [[filter]]\nid = 2\nname = \"office\"\nip = [\"207.148.0.0/16\", \"2001:db8::/32\"]\n\n[top]\nwindows = [1, 5, 60]\n```\n";
+    page += "\n```toml\n[queue]\nkind = \"kafka\"\nbrokers = \"kafka-1:9093,kafka-2:9093\"\npartitions = 16\nreplication = 3\npassword_file = \"/run/secrets/kafka\"\n\n\
+             [queue.properties]\nsecurity.protocol = \"SASL_SSL\"\nsasl.mechanism = \"SCRAM-SHA-512\"\nsasl.username = \"clickmill\"\nssl.ca.location = \"/etc/ssl/kafka-ca.pem\"\n\n\
+             [files]\nurl = \"file:///mnt/clickmill\"\nshared = true\n```\n";
     page
 }
 
@@ -86,13 +104,19 @@ fn the_configuration_reference_is_made_from_the_code() {
 }
 
 #[test]
-fn the_example_in_the_reference_is_a_configuration() {
+fn the_examples_in_the_reference_are_configurations() {
     let page = page();
-    let example = page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("clickmill.toml");
-    std::fs::write(&file, example).unwrap();
-    let common = crate::cli::Common { config: Some(file), data_dir: None, logs: vec![], listen: None };
-    let config = Config::load(&common).unwrap();
-    assert_eq!(config.filter.len(), 2);
+    let examples = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let configs: Vec<Config> = examples
+        .map(|example| {
+            let file = dir.path().join("clickmill.toml");
+            std::fs::write(&file, example).unwrap();
+            let common = crate::cli::Common { config: Some(file), data_dir: None, logs: vec![], listen: None };
+            Config::load(&common).unwrap()
+        })
+        .collect();
+    assert_eq!(configs.len(), 2);
+    assert_eq!(configs[0].filter.len(), 2);
+    assert_eq!(configs[1].queue.properties.get("sasl.mechanism"), Some("SCRAM-SHA-512"));
 }

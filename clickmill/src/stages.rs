@@ -2,16 +2,22 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use clickmill_model::records::PIPELINE;
+use anyhow::bail;
+use clickmill_model::Definition;
+use clickmill_queue::definitions::Definitions;
+use clickmill_queue::topology;
 
 use crate::Misused;
 use crate::cli::Common;
 use crate::config::Config;
 use crate::define;
-use crate::pipeline::{Access, Parts, Running};
+use crate::pipeline::{self, Access, Parts, Running};
 use crate::up::{self, Server};
+
+/// How long topics may be missing that another process makes.
+const MADE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Which stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,14 +54,22 @@ pub(crate) fn run(config: &Config, common: &Common, one: One) -> anyhow::Result<
     if one == One::LogWatcher && config.input.logs.is_empty() {
         return Err(Misused(anyhow::anyhow!("no log files to follow: give --logs PATTERN, or set input.logs")).into());
     }
+    if one == One::DbWriter {
+        pipeline::check_files(&config)?;
+    }
     let stop = up::signals()?;
     let parts = Parts::open(&config, if one == One::Api { Access::Read } else { Access::Write })?;
     if one != One::Api {
         parts.check_history()?;
     }
-    if one != One::Api && parts.queue.partitions(PIPELINE)?.is_none() {
-        // The first stage of a new pipeline defines it; what comes later is for `up` and `define`.
-        define::propose(&*parts.queue, &config.definition(), false)?;
+    if one != One::Api {
+        match parts.definitions()?.as_ref().and_then(Definitions::newest) {
+            Some(newest) => check_topics(&parts, newest)?,
+            // The first stage of a new pipeline defines it, also where its topics were made before; what comes later is for `up` and `define`.
+            None => {
+                define::propose(&*parts.queue, &config.definition(), false)?;
+            }
+        }
     }
     let mut running = Running::new(&parts);
     match one {
@@ -76,4 +90,18 @@ pub(crate) fn run(config: &Config, common: &Common, one: One) -> anyhow::Result<
     }
     tracing::info!(stage = one.name(), "stopping");
     running.stop()
+}
+
+/// Refuses to start on topics that lack what the promises need.
+fn check_topics(parts: &Parts, newest: &Definition) -> anyhow::Result<()> {
+    let topics = topology::topics(newest);
+    // Another process may be making them just now.
+    let deadline = Instant::now() + MADE_WITHIN;
+    while let Some(spec) = parts.queue.missing_topics(&topics)?.first() {
+        if Instant::now() >= deadline {
+            bail!("the topic {} is not there: run `clickmill topics create`", spec.name);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
 }

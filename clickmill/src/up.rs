@@ -17,7 +17,7 @@ use crate::Misused;
 use crate::config::Config;
 use crate::define::{Proposed, propose};
 use crate::drain::{self, Drained};
-use crate::pipeline::{Access, Parts, Running};
+use crate::pipeline::{self, Access, Parts, Running};
 
 /// Set by `SIGINT` and `SIGTERM`.
 pub(crate) fn signals() -> anyhow::Result<Arc<AtomicBool>> {
@@ -149,6 +149,7 @@ impl Drop for Server {
 
 /// Opens the parts and makes the configuration's definition the pipeline's.
 pub(crate) fn prepare(config: &Config) -> anyhow::Result<Parts> {
+    pipeline::check_files(config)?;
     let parts = Parts::open(config, Access::Write)?;
     parts.check_history()?;
     if let Proposed::New(definition) = propose(&*parts.queue, &config.definition(), false)?

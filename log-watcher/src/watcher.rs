@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clickmill_model::Timestamp;
 use clickmill_model::records::{LOG_POSITIONS, SourceMark};
@@ -36,6 +36,9 @@ const FILES_A_STEP: u64 = 128;
 
 /// The most steps between two listings while there is nothing to read.
 const MOST_STEPS: u32 = 20;
+
+/// How soon after it took over a rival has said so in `log-positions`.
+const RIVAL_SAYS_SO: Duration = Duration::from_secs(1);
 
 /// How often the other watchers' rows are read while catching up.
 const LOOK_AT_OTHERS: Duration = Duration::from_millis(200);
@@ -349,19 +352,27 @@ impl Watcher {
         Ok(())
     }
 
-    /// A watcher that was fenced says by whom.
+    /// A watcher that was fenced says by whom. One that nobody took over from goes on: its transaction had taken so long that the queue ended it.
     fn explained(&mut self, error: QueueError) -> StageError {
         let QueueError::Fenced(why) = &error else { return error.into() };
-        let rival = match self.positions.refresh(&*self.queue) {
-            Ok(()) => self.positions.owner.as_ref().filter(|owner| **owner != self.me),
-            Err(_) => None,
-        };
-        let Some(rival) = rival else { return error.into() };
         let source = &self.config.source;
-        StageError::Queue(QueueError::Fenced(format!(
-            "another log watcher took over as {source:?}: {rival} ({why}); give each watcher an input.source of its own",
-            source = &*source.0,
-        )))
+        let deadline = Instant::now() + RIVAL_SAYS_SO;
+        let is_known = loop {
+            let is_read = self.positions.refresh(&*self.queue).is_ok();
+            let is_mine = self.positions.owner.as_ref() == Some(&self.me);
+            if !is_read || !is_mine || Instant::now() >= deadline {
+                break is_read;
+            }
+            std::thread::sleep(PAUSE);
+        };
+        match self.positions.owner.as_ref().filter(|_| is_known) {
+            Some(owner) if *owner == self.me => StageError::Queue(QueueError::Unknown(why.clone())),
+            Some(rival) => StageError::Queue(QueueError::Fenced(format!(
+                "another log watcher took over as {source:?}: {rival} ({why}); give each watcher an input.source of its own",
+                source = &*source.0,
+            ))),
+            None => error.into(),
+        }
     }
 
     /// While a transaction waits for room, the partitions that have some still hear of the watcher.

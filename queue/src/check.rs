@@ -33,14 +33,14 @@ pub(crate) fn within(of: &TopicPartition, offset: Offset, range: OffsetRange) ->
     if offset < range.start {
         return Err(QueueError::Broken(format!(
             "{of}: offset {offset} is needed, but the log begins at {}: what lay before was deleted. Going on would lose clicks: \
-             restore the queue's folder, or start with a new one and recalculate from the raw files",
+             restore the queue, or start with a new one and recalculate from the raw files",
             range.start
         )));
     }
     if offset > range.end {
         return Err(QueueError::Broken(format!(
             "{of}: offset {offset} is to be read next, but the log ends at {}: it is not the log that was read before. Going on would \
-             lose or double clicks: restore the queue's folder, or start with a new one and recalculate from the raw files",
+             lose or double clicks: restore the queue, or start with a new one and recalculate from the raw files",
             range.end
         )));
     }

@@ -1,6 +1,6 @@
 //! The message queue: partitioned, ordered logs of records with transactions over topics and consumed offsets.
 //!
-//! One small trait, [`Queue`], and its implementations: [`embedded`] (SQLite, one machine, several processes) and [`memory`] (one process,
+//! One small trait, [`Queue`], and its implementations: [`kafka`] (a cluster), [`embedded`] (SQLite, one machine, several processes) and [`memory`] (one process,
 //! with a clock and faults of the test's choosing). [`conformance`] is the suite that each of them passes.
 //!
 //! What all of them promise:
@@ -18,6 +18,7 @@ pub mod conformance;
 pub mod definitions;
 pub mod embedded;
 pub mod inputs;
+pub mod kafka;
 pub mod memory;
 pub mod stage;
 mod tell;

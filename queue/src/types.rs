@@ -218,6 +218,22 @@ pub trait Queue: Send + Sync {
     /// Makes the topics that are not there. One that is there with another number of partitions is [`QueueError::Broken`].
     fn create_topics(&self, topics: &[TopicSpec]) -> Result<()>;
 
+    /// Refuses topics that are there, but lack what the queue's promises need ([`QueueError::Broken`], naming the setting and what would be right), and returns those that are not there.
+    /// Nothing is changed.
+    fn missing_topics(&self, topics: &[TopicSpec]) -> Result<Vec<TopicSpec>> {
+        let mut missing = Vec::new();
+        for spec in topics {
+            match self.partitions(&spec.name)? {
+                None => missing.push(spec.clone()),
+                Some(has) if has != spec.partitions => {
+                    return Err(crate::check::other_partitions(&spec.name, has, spec.partitions));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(missing)
+    }
+
     /// How many partitions the topic has; `None` where there is no such topic.
     fn partitions(&self, topic: &str) -> Result<Option<u32>>;
 

@@ -1,7 +1,7 @@
 //! What no single crate can show: the whole pipeline against a slow model, under faults, and as a process that is killed.
 //!
 //! [`model`] says what every figure must be; [`process`] runs the real program; [`answers`] compares what it says with what is true, [`raw`] reads what it left in Parquet,
-//! [`traffic`] writes logs meanwhile.
+//! [`traffic`] writes logs meanwhile, [`stages`] runs every stage as a process of its own.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // Helpers of tests give up as tests do.
 
@@ -10,4 +10,5 @@ pub mod dice;
 pub mod model;
 pub mod process;
 pub mod raw;
+pub mod stages;
 pub mod traffic;

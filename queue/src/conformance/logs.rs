@@ -156,13 +156,16 @@ pub fn topics_are_made_once(fixture: &dyn Fixture) {
     let queue = fixture.open();
     let (a, b) = (forever(fixture, "a", 2), forever(fixture, "b", 1));
     assert_eq!(queue.partitions(&a.name).unwrap(), None);
+    assert_eq!(queue.missing_topics(&[a.clone(), b.clone()]).unwrap(), [a.clone(), b.clone()]);
     queue.create_topics(std::slice::from_ref(&a)).unwrap();
     assert_eq!(queue.partitions(&a.name).unwrap(), Some(2));
     let mut producer = queue.producer(&fixture.name("p")).unwrap();
     send(&mut *producer, &at(fixture, "a", 1), &["x"]).unwrap();
     let mut more = a.clone();
     more.partitions = 3;
+    assert_broken(queue.missing_topics(std::slice::from_ref(&more)));
     assert_broken(queue.create_topics(&[b.clone(), more]));
+    assert_eq!(queue.missing_topics(&[a.clone(), b.clone()]).unwrap(), std::slice::from_ref(&b));
     fixture.open().create_topics(&[a.clone(), b.clone()]).unwrap();
     assert_eq!(queue.partitions(&a.name).unwrap(), Some(2));
     assert_eq!(queue.partitions(&b.name).unwrap(), Some(1));

@@ -49,6 +49,11 @@ pub trait Fixture {
         true
     }
 
+    /// False where earlier records of a key go only when more records come behind the later one.
+    fn compacts_at_once(&self) -> bool {
+        true
+    }
+
     /// False where senders are never held back.
     fn holds_senders_back(&self) -> bool {
         true

@@ -153,18 +153,32 @@ pub fn the_newest_record_of_each_key_stays(fixture: &dyn Fixture) {
     for i in 0..60_u8 {
         let (key, value) = (vec![i % 7, 0, 255], if i % 11 == 3 { Vec::new() } else { vec![i] });
         let record = Record { key: Some(key.clone()), ..Record::of(value.clone()) };
-        producer.commit(&Transaction { records: vec![(a.clone(), record)], ..Transaction::default() }, None).unwrap();
+        send_record(&mut *producer, &a, &record);
         expected.insert(key, value);
         // Whatever was compacted away: who reads it all knows the last word.
         assert_eq!(last_words(&*queue, &a), without_removed(&expected));
     }
-    wait(fixture, "earlier records going", || read_all(&*queue, &a, Offset(0)).len() <= expected.len() + 1);
+    let until = queue.range(&a).unwrap().end;
+    let left = || read_all(&*queue, &a, Offset(0)).iter().filter(|record| record.offset < until).count();
+    let newest = expected.last_key_value().unwrap();
+    let again = Record { key: Some(newest.0.clone()), ..Record::of(newest.1.clone()) };
+    wait(fixture, "earlier records going", || {
+        if !fixture.compacts_at_once() {
+            send_record(&mut *producer, &a, &again);
+        }
+        left() <= expected.len() + 1
+    });
     assert_eq!(last_words(&*queue, &a), without_removed(&expected));
     let mut reader = Reader::new(fixture, &*queue, "g", &["a"]);
     reader.until(fixture, "being at the end", |reader| reader.at_end == [a.clone()]);
-    assert!(reader.records.len() <= expected.len() + 1);
+    assert!(reader.records.iter().filter(|(_, record)| record.offset < until).count() <= expected.len() + 1);
     let record = Record::of(b"a record without key".to_vec());
     assert_broken(producer.commit(&Transaction { records: vec![(a, record)], ..Transaction::default() }, None));
+}
+
+fn send_record(producer: &mut dyn Producer, to: &TopicPartition, record: &Record) {
+    let records = vec![(to.clone(), record.clone())];
+    producer.commit(&Transaction { records, ..Transaction::default() }, None).unwrap();
 }
 
 fn without_removed(all: &BTreeMap<Vec<u8>, Vec<u8>>) -> BTreeMap<Vec<u8>, Vec<u8>> {

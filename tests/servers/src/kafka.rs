@@ -58,6 +58,8 @@ pub struct Options {
     pub brokers: u32,
     /// Properties for every broker, instead of or besides the usual ones.
     pub properties: Vec<(String, String)>,
+    /// Users with their passwords, for SASL SCRAM-SHA-512.
+    pub users: Vec<(String, String)>,
     /// The most memory that a broker's heap may take, in MiB.
     pub heap_mib: u32,
     /// True where it shall run long and fast: the compiler takes its time at the start.
@@ -66,7 +68,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { brokers: 1, properties: Vec::new(), heap_mib: 512, optimise: false }
+        Self { brokers: 1, properties: Vec::new(), users: Vec::new(), heap_mib: 512, optimise: false }
     }
 }
 
@@ -77,6 +79,7 @@ pub struct Kafka {
     brokers: Vec<Broker>,
     /// Empty where the cluster was not started here.
     _folder: Option<TempDir>,
+    _certificates: Option<TempDir>,
 }
 
 #[derive(Debug)]
@@ -98,7 +101,7 @@ impl Kafka {
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Kafka> = OnceLock::new();
         SHARED.get_or_init(|| match std::env::var(INSTEAD) {
-            Ok(bootstrap) => Self { bootstrap, brokers: Vec::new(), _folder: None },
+            Ok(bootstrap) => Self { bootstrap, brokers: Vec::new(), _folder: None, _certificates: None },
             Err(_) => {
                 Self::start(&Options::default()).unwrap_or_else(|error| panic!("no Kafka for the tests: {error}"))
             }
@@ -120,7 +123,8 @@ impl Kafka {
         let (listeners, controllers) = ports.split_at(options.brokers as usize);
         let voters =
             (1..).zip(controllers).map(|(id, port)| format!("{id}@{local}:{port}")).collect::<Vec<_>>().join(",");
-        let mut cluster = Self { bootstrap: join(local, listeners), brokers: Vec::new(), _folder: None };
+        let mut cluster =
+            Self { bootstrap: join(local, listeners), brokers: Vec::new(), _folder: None, _certificates: None };
         for ((id, listener), controller) in (1..).zip(listeners).zip(controllers) {
             let own = format!(
                 "node.id={id}\ncontroller.quorum.voters={voters}\n\
@@ -144,6 +148,38 @@ impl Kafka {
         }
         cluster._folder = Some(folder);
         Ok(cluster)
+    }
+
+    /// Starts one broker that speaks TLS and wants SASL SCRAM-SHA-512 of `user` with `password`. Returns with it two files with certificates: the broker's, and a stranger's.
+    pub fn start_secure(user: &str, password: &str) -> Result<(Self, [PathBuf; 2])> {
+        let folder = process::folder("clickmill-tls-")?;
+        let keys = folder.path().join("broker.p12");
+        let certificates = ["broker", "stranger"].map(|name| folder.path().join(format!("{name}.pem")));
+        for file in &certificates {
+            make_certificate(file)?;
+        }
+        let login = "org.apache.kafka.common.security.scram.ScramLoginModule required";
+        let properties = [
+            ("listener.security.protocol.map", "CLIENT:SASL_SSL,CONTROLLER:PLAINTEXT".to_owned()),
+            ("sasl.enabled.mechanisms", "SCRAM-SHA-512".to_owned()),
+            ("sasl.mechanism.inter.broker.protocol", "SCRAM-SHA-512".to_owned()),
+            (
+                "listener.name.client.scram-sha-512.sasl.jaas.config",
+                format!("{login} username=\"{user}\" password=\"{password}\";"),
+            ),
+            ("ssl.keystore.location", keys.display().to_string()),
+            ("ssl.keystore.type", "PKCS12".to_owned()),
+            ("ssl.keystore.password", "changeit".to_owned()),
+            ("ssl.truststore.location", certificates[0].display().to_string()),
+            ("ssl.truststore.type", "PEM".to_owned()),
+        ];
+        let mut cluster = Self::start(&Options {
+            properties: properties.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+            users: vec![(user.to_owned(), password.to_owned())],
+            ..Options::default()
+        })?;
+        cluster._certificates = Some(folder);
+        Ok((cluster, certificates))
     }
 
     /// Where clients connect first: `host:port,…`.
@@ -181,6 +217,24 @@ impl Kafka {
     }
 }
 
+/// Makes a key pair in `name.p12` and its certificate, signed by itself, in `name.pem`.
+fn make_certificate(file: &Path) -> Result<()> {
+    let keytool = |args: &[&str]| -> Result<()> {
+        let mut keytool = Command::new("keytool");
+        keytool.args(args).args(["-alias", "broker", "-storepass", "changeit", "-storetype", "PKCS12", "-keystore"]);
+        keytool.arg(file.with_extension("p12"));
+        let output = output_within(keytool, START_WITHIN).map_err(doing("running", "keytool"))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let log = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        Err(ServerError::Ended { server: "making a certificate".into(), status: output.status, log })
+    };
+    let name = ["-dname", "CN=127.0.0.1", "-ext", "SAN=ip:127.0.0.1", "-validity", "30"];
+    keytool(&[&["-genkeypair", "-keyalg", "RSA"], &name[..]].concat())?;
+    keytool(&["-exportcert", "-rfc", "-file", &file.to_string_lossy()])
+}
+
 fn join(host: IpAddr, ports: &[u16]) -> String {
     ports.iter().map(|port| format!("{host}:{port}")).collect::<Vec<_>>().join(",")
 }
@@ -211,6 +265,9 @@ impl Broker {
         write(&self.folder.join("server.properties"), &properties)?;
         let mut format = self.java("kafka.tools.StorageTool");
         format.args(["format", "-t", CLUSTER_ID, "-c", "server.properties"]);
+        for (name, password) in &self.options.users {
+            format.args(["--add-scram", &format!("SCRAM-SHA-512=[name={name},password={password}]")]);
+        }
         let output = output_within(format, START_WITHIN).map_err(doing("running", "java"))?;
         if output.status.success() {
             return Ok(());
