@@ -32,6 +32,9 @@ pub(crate) enum Command {
     Api(Common),
     /// Make the configuration's filters, windows and inputs the pipeline's definition
     Define(Define),
+    /// Make the tables in Cassandra
+    #[command(subcommand)]
+    Schema(Schema),
     /// Write log files with a known truth
     Generate(Generate),
 }
@@ -80,6 +83,18 @@ pub(crate) struct Define {
 pub(crate) enum DefineAction {
     /// Print every definition that the pipeline ever had, as JSON, one a line
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Schema {
+    /// Make the keyspace and its tables, or bring them up to date; print what was done
+    Create {
+        #[command(flatten)]
+        common: Common,
+        /// Only print what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 fn minute(text: &str) -> Result<Minute, String> {

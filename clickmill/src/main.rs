@@ -12,6 +12,7 @@ mod names;
 mod pipeline;
 #[cfg(test)]
 mod reference;
+mod schema;
 mod stages;
 mod up;
 
@@ -74,6 +75,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::DbWriter(common) => stages::run(&load(&common)?, &common, stages::One::DbWriter),
         Command::Api(common) => stages::run(&load(&common)?, &common, stages::One::Api),
         Command::Define(define) => define::run(&load(&define.common)?, define.dry_run, define.action.as_ref()),
+        Command::Schema(cli::Schema::Create { common, dry_run }) => schema::create(&load(&common)?, dry_run),
         Command::Generate(options) => generate::run(&options),
     }
 }
