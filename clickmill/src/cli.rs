@@ -35,6 +35,9 @@ pub(crate) enum Command {
     /// Make the queue's topics, and look whether those that are there keep what is promised
     #[command(subcommand)]
     Topics(TopicsCommand),
+    /// Make the tables in Cassandra
+    #[command(subcommand)]
+    Schema(Schema),
     /// Write log files with a known truth
     Generate(Generate),
 }
@@ -95,6 +98,18 @@ pub(crate) enum TopicsCommand {
 pub(crate) enum DefineAction {
     /// Print every definition that the pipeline ever had, as JSON, one a line
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Schema {
+    /// Make the keyspace and its tables, or bring them up to date; print what was done
+    Create {
+        #[command(flatten)]
+        common: Common,
+        /// Only print what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 fn minute(text: &str) -> Result<Minute, String> {

@@ -1,5 +1,7 @@
 //! The configuration: `clickmill.toml`, overridden by the environment, overridden by the command line.
 
+mod store;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::Common;
 use crate::properties;
+
+pub(crate) use store::{Store, StoreKind};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -97,18 +101,6 @@ pub(crate) struct Queue {
     pub(crate) retention: Duration,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum StoreKind {
-    Embedded,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Store {
-    pub(crate) kind: StoreKind,
-}
-
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Files {
@@ -170,7 +162,7 @@ impl Default for Config {
                 replication: None,
                 retention: clickmill_queue::kafka::Options::default().retention,
             },
-            store: Store { kind: StoreKind::Embedded },
+            store: Store::default(),
             files: Files::default(),
             retention: Retention { counts: 400 * DAY, rankings: 400 * DAY, raw: 90 * DAY },
             api: Api { listen: SocketAddr::from(([127, 0, 0, 1], 8080)) },
@@ -193,13 +185,17 @@ impl Config {
             figment = figment.merge(Toml::string(&text));
         }
         // `CLICKMILL_TEST_…` steers the tests, which start this program too.
-        let is_mine =
-            |key: &figment::value::UncasedStr| !key.starts_with("test_") && !key.starts_with("queue__properties__");
-        figment = figment.merge(Env::prefixed("CLICKMILL_").filter(is_mine).split("__"));
+        let is_read = |key: &figment::value::UncasedStr| {
+            !key.starts_with("test_") && !key.starts_with("queue__properties__") && key != "store__password"
+        };
+        figment = figment.merge(Env::prefixed("CLICKMILL_").filter(is_read).split("__"));
         let mut config: Self = figment.extract().map_err(|error| explain(&error, &file))?;
         // As they are: a password may look like a number.
         for (name, value) in properties::of_environment() {
             config.queue.properties.set(&name, &value);
+        }
+        if let Ok(password) = std::env::var("CLICKMILL_STORE__PASSWORD") {
+            config.store.password = Some(store::Secret(password));
         }
         if let Some(dir) = &common.data_dir {
             config.data_dir.clone_from(dir);
@@ -242,6 +238,7 @@ impl Config {
                 bail!("{name} is {value:?}: a topic's name has 1 to 200 letters, digits, '.', '_' and '-'");
             }
         }
+        self.store.check()?;
         self.definition().check().map_err(|error| anyhow::anyhow!("{error}"))
     }
 
@@ -404,6 +401,10 @@ mod tests {
                 vec!["queue.password_file", "sasl.password"],
             ),
             ("[queue]\npartitions = 0", vec!["queue.partitions"]),
+            ("[store]\nkind = \"redis\"", vec!["store.kind", "cassandra"]),
+            ("[store]\nkind = \"cassandra\"", vec!["store.nodes"]),
+            ("[store]\nreplication = \"all\"", vec!["store.replication", "a number of copies"]),
+            ("[store]\npassword = 4711", vec!["store.password", "in quotes"]),
             ("[top]\nwindows = [0]", vec!["window"]),
             ("[top]\nn = -1", vec!["top.n"]),
             ("[[filter]]\nid = 1\ncountry = [\"USA\"]\n[[filter]]\nid = 1\ncountry = [\"UK\"]", vec!["filter id 1"]),
@@ -416,6 +417,59 @@ mod tests {
                 assert!(error.contains(part), "{text}: {error}");
             }
         }
+    }
+
+    #[test]
+    fn the_store_is_used_as_the_configuration_says() {
+        let cassandra =
+            |more: &str| load(&format!("[store]\nkind = \"cassandra\"\nnodes = [\"c1:9042\", \"c2\"]\n{more}"));
+        let options = |more: &str| {
+            let config = cassandra(more).unwrap();
+            config.store.cassandra(&config.retention).unwrap()
+        };
+        let usual = options("");
+        assert_eq!(
+            (usual.nodes, usual.keyspace),
+            (vec!["c1:9042".to_owned(), "c2".to_owned()], "clickmill".to_owned())
+        );
+        assert_eq!((usual.keep_counts, usual.replication, usual.buckets), (Some(400 * DAY), None, None));
+        use clickmill_store::cassandra::{Consistency, Replication};
+        let levels = |more: &str| {
+            let options = options(more);
+            (options.read, options.write)
+        };
+        assert_eq!(levels(""), (Consistency::LocalQuorum, Consistency::LocalQuorum));
+        assert_eq!(levels("consistency = \"QUORUM\""), (Consistency::Quorum, Consistency::Quorum));
+        assert_eq!(levels("consistency = { read = \"one\", write = \"all\" }"), (Consistency::One, Consistency::All));
+        assert_eq!(options("replication = 2").replication, Some(Replication::Everywhere(2)));
+        let by_dc = Replication::ByDataCentre([("dc1".to_owned(), 3), ("dc2".to_owned(), 2)].into());
+        assert_eq!(options("replication = { dc1 = 3, dc2 = 2 }").replication, Some(by_dc));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "se cret\n").unwrap();
+        let login = options(&format!("user = \"u\"\npassword_file = {:?}", file.path())).login.unwrap();
+        assert_eq!((login.user.as_str(), login.password.as_str()), ("u", "se cret"));
+        for (more, part) in [
+            ("consistency = \"most\"", "store.consistency"),
+            ("consistency = { read = \"one\", write = \"most\" }", "store.consistency.write"),
+            ("user = \"u\"", "store.password"),
+            ("password = \"p\"", "store.user"),
+            ("user = \"u\"\npassword = \"p\"\npassword_file = \"f\"", "keep one"),
+            ("tls = { certificate = \"c\" }", "ca"),
+            ("tls = { ca = \"a\", certificate = \"c\" }", "store.tls.key"),
+        ] {
+            let error = format!("{:#}", cassandra(more).expect_err(more));
+            assert!(error.contains(part), "{more}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let secret = "[store]\nkind = \"cassandra\"\nnodes = [\"c1\"]\nuser = \"u\"\npassword = \"hunter2\"";
+        let config = load(secret).unwrap();
+        let options = config.store.cassandra(&config.retention).unwrap();
+        let shown = [format!("{config:?}"), format!("{options:?}"), serde_json::to_string(&config).unwrap()].concat();
+        let refused = format!("{:#}", load("[store]\npassword = [\"hunter2\"]").unwrap_err());
+        assert!(!shown.contains("hunter2") && !refused.contains("hunter2"), "{shown} {refused}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod pipeline;
 mod properties;
 #[cfg(test)]
 mod reference;
+mod schema;
 mod stages;
 mod topics;
 mod up;
@@ -78,6 +79,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Api(common) => stages::run(&load(&common)?, &common, stages::One::Api),
         Command::Define(define) => define::run(&load(&define.common)?, define.dry_run, define.action.as_ref()),
         Command::Topics(TopicsCommand::Create { common, dry_run }) => topics::create(&load(&common)?, dry_run),
+        Command::Schema(cli::Schema::Create { common, dry_run }) => schema::create(&load(&common)?, dry_run),
         Command::Generate(options) => generate::run(&options),
     }
 }

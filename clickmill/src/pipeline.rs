@@ -23,13 +23,14 @@ use clickmill_queue::inputs::RawTopics;
 use clickmill_queue::kafka::KafkaQueue;
 use clickmill_queue::{Clock, Queue, QueueError, Stage, StageError, WhenFenced, WorkerConfig, stage, topology};
 use clickmill_reducer::ReducerWorker;
-use clickmill_store::AggregateStore;
 use clickmill_store::embedded::EmbeddedStore;
+use clickmill_store::{AggregateStore, CassandraStore};
 use parking_lot::Mutex;
 
 use crate::Misused;
 use crate::config::{Config, QueueKind, StoreKind};
 use crate::names::WorkerName;
+use crate::schema;
 use crate::watching::Watching;
 
 /// What a process does with the store.
@@ -85,24 +86,32 @@ pub(crate) fn check_files(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Opens the store of the configuration. The embedded one is made where there is none.
+fn open_store(config: &Config, access: Access) -> anyhow::Result<Arc<dyn AggregateStore>> {
+    match config.store.kind {
+        StoreKind::Embedded => {
+            let dir = config.data_dir.join("store");
+            std::fs::create_dir_all(&dir).with_context(|| format!("making the folder {}", dir.display()))?;
+            let options = clickmill_store::embedded::Options::default();
+            let store = match access {
+                Access::Write => EmbeddedStore::open(&dir, options),
+                Access::Read => EmbeddedStore::open_read_only(&dir, options),
+            };
+            Ok(Arc::new(store.with_context(|| format!("opening the store in {}", dir.display()))?))
+        }
+        StoreKind::Cassandra => {
+            let options = config.store.cassandra(&config.retention)?;
+            Ok(Arc::new(CassandraStore::open(&options).map_err(schema::explain)?))
+        }
+    }
+}
+
 impl Parts {
     /// Opens queue and store, to read figures only or to write them too.
     pub(crate) fn open(config: &Config, access: Access) -> anyhow::Result<Self> {
         let clock = clickmill_queue::SystemClock::shared();
         let queue = open_queue_with(config, Arc::clone(&clock))?;
-        let store: Arc<dyn AggregateStore> = match config.store.kind {
-            StoreKind::Embedded => {
-                let dir = config.data_dir.join("store");
-                std::fs::create_dir_all(&dir).with_context(|| format!("making the folder {}", dir.display()))?;
-                let options = clickmill_store::embedded::Options::default();
-                let store = match access {
-                    Access::Write => EmbeddedStore::open(&dir, options),
-                    Access::Read => EmbeddedStore::open_read_only(&dir, options),
-                };
-                let store = store.with_context(|| format!("opening the store in {}", dir.display()))?;
-                Arc::new(store)
-            }
-        };
+        let store = open_store(config, access)?;
         Ok(Self {
             config: config.clone(),
             clock,

@@ -1,6 +1,6 @@
 //! The configuration reference, `docs/configuration.md`, made from the defaults and from what is said of each key here.
 
-use crate::config::Config;
+use crate::config::{Config, StoreKind};
 
 /// What each key means.
 const MEANINGS: &[(&str, &str)] = &[
@@ -45,7 +45,29 @@ const MEANINGS: &[(&str, &str)] = &[
         "queue.retention",
         "of Kafka: how long topics keep what was read; at least 3 days, and longer than any stage is ever away",
     ),
-    ("store.kind", "`embedded`"),
+    ("store.kind", "`embedded`, or `cassandra`, whose tables `clickmill schema create` makes"),
+    ("store.nodes", "some of Cassandra's nodes, `host:port`; the others are found by asking these"),
+    ("store.keyspace", "the keyspace"),
+    (
+        "store.replication",
+        "how many copies a new keyspace gets in each data centre, or `{ dc1 = 3, dc2 = 3 }`; default: 3. Where it is set, another number is refused",
+    ),
+    (
+        "store.buckets",
+        "into how many buckets ads are hashed, for good; default: what the keyspace was made with, 256 for a new one. A multiple of `queue.partitions` writes fastest",
+    ),
+    ("store.local_dc", "the data centre whose nodes are talked to; needed where there are several"),
+    (
+        "store.consistency",
+        "how many copies must answer and acknowledge: a level, or `{ read = \"…\", write = \"…\" }`. Levels under which a read may miss an acknowledged write are refused",
+    ),
+    ("store.user", "who logs in to Cassandra"),
+    ("store.password", "with which password; better `CLICKMILL_STORE__PASSWORD` or `password_file`"),
+    ("store.password_file", "the file that holds the password"),
+    (
+        "store.tls",
+        "`{ ca = \"ca.pem\" }`: speak TLS, and trust these authorities; `certificate` and `key` where nodes ask who we are. A node's certificate must name its address",
+    ),
     ("files.url", "where `raw/` and `late/` go: `file:///path`; default: `DATA_DIR/files`"),
     ("files.shared", "with Kafka: true where the local folder is one that every machine sees"),
     ("retention.counts", "how long counts are kept, from their arrival"),
@@ -103,20 +125,27 @@ fn the_configuration_reference_is_made_from_the_code() {
     assert_eq!(std::fs::read_to_string(file).unwrap(), page(), "write it anew with CLICKMILL_TEST_WRITE_DOCS=1");
 }
 
+/// The configurations that a page shows.
+fn examples(page: &str) -> Vec<Config> {
+    let texts = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let load = |text: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("clickmill.toml");
+        std::fs::write(&file, text).unwrap();
+        let common = crate::cli::Common { config: Some(file), data_dir: None, logs: vec![], listen: None };
+        Config::load(&common).unwrap_or_else(|error| panic!("{text}: {error:#}"))
+    };
+    texts.map(load).collect()
+}
+
 #[test]
-fn the_examples_in_the_reference_are_configurations() {
-    let page = page();
-    let dir = tempfile::tempdir().unwrap();
-    let examples = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let configs: Vec<Config> = examples
-        .map(|example| {
-            let file = dir.path().join("clickmill.toml");
-            std::fs::write(&file, example).unwrap();
-            let common = crate::cli::Common { config: Some(file), data_dir: None, logs: vec![], listen: None };
-            Config::load(&common).unwrap()
-        })
-        .collect();
-    assert_eq!(configs.len(), 2);
-    assert_eq!(configs[0].filter.len(), 2);
+fn the_examples_in_the_documents_are_configurations() {
+    let configs = examples(&page());
+    assert_eq!(configs.iter().map(|config| config.filter.len()).collect::<Vec<_>>(), [2, 0]);
     assert_eq!(configs[1].queue.properties.get("sasl.mechanism"), Some("SCRAM-SHA-512"));
+    for (document, expected) in [("README.md", 1), ("docs/cassandra.md", 1)] {
+        let page = std::fs::read_to_string(format!("{}/../{document}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let kinds: Vec<StoreKind> = examples(&page).iter().map(|config| config.store.kind).collect();
+        assert_eq!(kinds, vec![StoreKind::Cassandra; expected], "{document}");
+    }
 }

@@ -1,6 +1,6 @@
 //! The aggregate store: the counts and rankings that queries are answered from.
 //!
-//! One trait, [`AggregateStore`], and two implementations: [`embedded`] (SQLite, for one machine) and [`memory`] (for tests, and the model that others are compared with).
+//! One trait, [`AggregateStore`], and three implementations: [`embedded`] (SQLite, for one machine), [`cassandra`] (for many) and [`memory`] (for tests, and the model that others are compared with).
 //! [`conformance`] is the suite that each implementation passes.
 //!
 //! What all of them promise:
@@ -8,11 +8,13 @@
 //! - **Figures first**: a reader that sees progress up to a minute sees every figure before it.
 //! - **By revision**: figures of another revision never change those of this one.
 
+pub mod cassandra;
 pub mod conformance;
 pub mod embedded;
 pub mod memory;
 mod types;
 
+pub use cassandra::CassandraStore;
 pub use embedded::EmbeddedStore;
 pub use memory::MemoryStore;
 pub use types::*;

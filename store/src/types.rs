@@ -14,6 +14,7 @@ pub struct ClosedWrite {
     /// The aggregator partition. Each ad belongs to one of them for good.
     pub partition: Partition,
     /// The counts of closed minutes, hours and days, with the arrival of the oldest click in each (for retention). A span is whole: it may come in several parts, all of them in this write.
+    /// An hour or a day with clicks is told when it is over, with every filter that is published in its last minute, as a minute is: readers may take the absence of an ad in it for a zero.
     pub counts: Vec<(Columns, Option<Timestamp>)>,
     /// The first minute that is not closed.
     pub until: Minute,
@@ -125,6 +126,7 @@ pub trait AggregateStore: Send + Sync {
     /// The `n` most clicked ads of a range, by merging its counts. `None` where the store cannot do that for a range so long.
     fn top(&self, filter: FilterId, range: MinuteRange, n: usize) -> Result<Option<TopAds>>;
 
-    /// Deletes figures whose newest click arrived before these times. Returns how many stored things went.
+    /// Deletes figures whose newest click arrived before these times. Returns how many stored things went. A store whose figures go by themselves, at a time that was fixed when they were written, has nothing to do
+    /// here; it tells by [`StoreProgress::counts_from`] and [`StoreProgress::rankings_from`] what may be gone, before it goes.
     fn expire(&self, counts_before: Timestamp, rankings_before: Timestamp) -> Result<u64>;
 }

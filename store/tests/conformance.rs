@@ -3,28 +3,24 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by them")]
 
 mod memory {
-    use std::sync::Arc;
+    use clickmill_store::MemoryStore;
+    use clickmill_store::conformance::Store;
 
-    use clickmill_store::{AggregateStore, MemoryStore};
-
-    fn with_memory(case: fn(&Arc<dyn AggregateStore>)) {
-        let store: Arc<dyn AggregateStore> = Arc::new(MemoryStore::new());
-        case(&store);
+    fn with_memory(case: fn(&Store)) {
+        case(&Store::new(MemoryStore::new()));
     }
 
     clickmill_store::conformance_suite!(with_memory);
 }
 
 mod embedded {
-    use std::sync::Arc;
-
+    use clickmill_store::conformance::Store;
     use clickmill_store::embedded::{EmbeddedStore, Options};
     use clickmill_store::{AggregateStore, MinuteRange, Result, StoreProgress, TopAds};
 
-    fn with_embedded(case: fn(&Arc<dyn AggregateStore>)) {
+    fn with_embedded(case: fn(&Store)) {
         let dir = tempfile::tempdir().unwrap();
-        let store: Arc<dyn AggregateStore> = Arc::new(EmbeddedStore::open(dir.path(), Options::default()).unwrap());
-        case(&store);
+        case(&Store::new(EmbeddedStore::open(dir.path(), Options::default()).unwrap()));
     }
 
     clickmill_store::conformance_suite!(with_embedded);
@@ -88,9 +84,8 @@ mod embedded {
             }
         }
 
-        fn with_anew(case: fn(&Arc<dyn AggregateStore>)) {
-            let store: Arc<dyn AggregateStore> = Arc::new(Anew(tempfile::tempdir().unwrap()));
-            case(&store);
+        fn with_anew(case: fn(&Store)) {
+            case(&Store::new(Anew(tempfile::tempdir().unwrap())));
         }
 
         clickmill_store::conformance_suite!(with_anew);

@@ -12,6 +12,9 @@ const USA: FilterId = FilterId(1);
 /// A click or more in every 17th minute, and in the first and last minute of each day.
 fn sparse(from: &str, minutes: i64) -> (Told, MinuteRange) {
     let mut told = Told::new(3);
+    // Published all the while, so that totals of hours and days may be believed.
+    told.publish(ALL, Minute::MIN, None);
+    told.publish(USA, Minute::MIN, None);
     let from = minute(from);
     for i in 0..minutes {
         let at = from.plus(i);
@@ -84,7 +87,7 @@ pub fn a_range_without_a_minute_has_no_clicks(store: &Store) {
         let range = range(from, to);
         assert_eq!(store.counts(&["every"], ALL, range).ok(), Some(vec![0]), "{from} {to}");
         assert_eq!(store.series("every", ALL, range, SpanKind::Hour).ok(), Some(vec![]), "{from} {to}");
-        assert_eq!(store.top(ALL, range, 3).ok(), Some(Some(vec![])), "{from} {to}");
+        store.check_top(ALL, range, 3, &[]);
     }
 }
 
@@ -117,7 +120,7 @@ pub fn an_unknown_filter_has_no_clicks(store: &Store) {
     let all = MinuteRange { from: at, to: at.next() };
     for filter in [USA, FilterId(2), FilterId(u16::MAX)] {
         assert_eq!(store.counts(&["a"], filter, all).ok(), Some(vec![0]));
-        assert_eq!(store.top(filter, all, 3).ok(), Some(Some(vec![])));
+        store.check_top(filter, all, 3, &[]);
     }
 }
 
@@ -153,7 +156,8 @@ pub fn odd_ad_ids_are_kept_as_they_are(store: &Store) {
     told.close(&**store, at, at.next());
     let all = MinuteRange { from: at, to: at.next() };
     told.check_counts(&**store, ALL, all);
-    assert_eq!(store.top(ALL, all, 100).ok().flatten(), Some(told.top(ALL, all, 100)));
+    let top = told.top(ALL, all, 100);
+    store.check_top(ALL, all, 100, &top.iter().map(|(ad, count)| (ad.as_str(), *count)).collect::<Vec<_>>());
 }
 
 /// More than 32 bits, in a minute and in sum.
@@ -187,13 +191,12 @@ pub fn the_parts_of_a_span_are_put_together(store: &Store) {
         }
         columns
     };
-    let late = Timestamp::from_secs(2_000_000_000);
     let write = ClosedWrite {
         revision: Revision::STREAM,
         partition: Partition(0),
         counts: vec![
             (part(&[ALL, USA], &[("z", &[5, 2]), ("b", &[1, 0])]), Some(Timestamp::from_secs(1))),
-            (part(&[ALL], &[("c", &[7])]), Some(late)),
+            (part(&[ALL], &[("c", &[7])]), Some(Timestamp::from_secs(2_000_000_000))),
             (part(&[USA, ALL], &[("a", &[1, 9])]), None),
         ],
         until: at.next(),
@@ -203,10 +206,59 @@ pub fn the_parts_of_a_span_are_put_together(store: &Store) {
     let all = MinuteRange { from: at, to: at.next() };
     assert_eq!(store.counts(&["a", "b", "c", "z"], ALL, all).ok(), Some(vec![9, 1, 7, 5]));
     assert_eq!(store.counts(&["a", "b", "c", "z"], USA, all).ok(), Some(vec![1, 0, 0, 2]));
-    // The span goes as a whole, when the last of it is old.
+}
+
+/// When the last of it is old, whatever part it came in.
+pub fn a_span_goes_as_a_whole(store: &Store) {
+    let at = minute("202106010000");
+    let late = Timestamp::from_secs(2_000_000_000);
+    let part = |ad: &str, arrival| {
+        let mut columns = Columns::new(Span::minute(at), vec![ALL]);
+        columns.ads.push(ad.as_bytes());
+        columns.counts.iter_mut().for_each(|column| column.push(1));
+        (columns, arrival)
+    };
+    let counts = vec![part("a", Some(Timestamp::from_secs(1))), part("b", Some(late)), part("c", None)];
+    let write =
+        ClosedWrite { revision: Revision::STREAM, partition: Partition(0), counts, until: at.next(), filters: vec![] };
+    assert_eq!(store.write_closed(&write).ok(), Some(()));
+    let all = MinuteRange { from: at, to: at.next() };
     assert_eq!(store.expire(late, late).ok(), Some(0));
+    assert_eq!(store.counts(&["a", "b", "c"], ALL, all).ok(), Some(vec![1; 3]));
     assert_eq!(store.expire(late.after(std::time::Duration::from_secs(1)), late).ok(), Some(1));
-    assert_eq!(store.counts(&["a", "b", "c", "z"], ALL, all).ok(), Some(vec![0; 4]));
+    assert_eq!(store.counts(&["a", "b", "c"], ALL, all).ok(), Some(vec![0; 3]));
+}
+
+/// Hours and days whose last minute a filter is not published in have no totals of it; those before and after have.
+pub fn a_filter_counts_in_the_hours_in_which_it_began_and_ended(store: &Store) {
+    let (begin, end) = (minute("202106011317"), minute("202106040541"));
+    let (from, until) = (minute("202106010000"), minute("202106060000"));
+    let mut told = Told::new(2);
+    told.publish(ALL, Minute::MIN, None);
+    told.publish(USA, begin, Some(end));
+    for m in (0..until.minus(from)).step_by(7) {
+        let at = from.plus(m);
+        told.add(at, "a", ALL, 2);
+        if at >= begin && at < end {
+            told.add(at, "a", USA, 1);
+        }
+    }
+    told.close(&**store, from, until);
+    let edges = [from, begin, end, until].map(|edge| [-1441, -60, -1, 0, 1, 43, 60, 1440].map(|m| edge.plus(m)));
+    for from in edges.iter().flatten() {
+        for to in edges.iter().flatten() {
+            for filter in [ALL, USA] {
+                told.check_counts(&**store, filter, MinuteRange { from: *from, to: *to });
+            }
+        }
+    }
+    let days = store.series("a", USA, MinuteRange { from, to: until }, SpanKind::Day).ok();
+    let of_day = |day: &str| {
+        let from = minute(day);
+        (from, told.count("a", USA, MinuteRange { from, to: from.plus(1440) }))
+    };
+    let expected = ["202106010000", "202106020000", "202106030000", "202106040000", "202106050000"].map(of_day);
+    assert_eq!(days, Some(expected.to_vec()));
 }
 
 /// More than any block holds.
@@ -289,9 +341,7 @@ pub fn ties_break_by_ad_id(store: &Store) {
     told.add(at, "zz", ALL, 2);
     told.close(&**store, at, at.next());
     let all = MinuteRange { from: at, to: at.next() };
-    let Some(top) = store.top(ALL, all, 5).ok().flatten() else { return };
-    let ads: Vec<&str> = top.iter().map(|(ad, _)| ad.as_str()).collect();
-    assert_eq!(ads, ["zz", "0", "B", "a", "aa"]);
+    store.check_top(ALL, all, 5, &[("zz", 2), ("0", 1), ("B", 1), ("a", 1), ("aa", 1)]);
 }
 
 /// Also where none is asked for.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use clickmill_model::partition::of_key;
+use clickmill_model::records::FilterSpan;
 use clickmill_model::{Columns, FilterId, Minute, Partition, Revision, Span, SpanKind, Timestamp};
 
 use crate::{AggregateStore, ClosedWrite, MinuteRange, TopAds};
@@ -14,13 +15,26 @@ pub struct Told {
     pub partitions: u32,
     /// When the clicks of a minute arrived.
     pub arrival: fn(Minute) -> Timestamp,
+    filters: Vec<FilterSpan>,
     clicks: BTreeMap<(Minute, String, FilterId), u64>,
 }
 
 impl Told {
     /// No clicks. They arrive at the end of their minute.
     pub fn new(partitions: u32) -> Self {
-        Self { partitions, arrival: Minute::end, clicks: BTreeMap::new() }
+        Self { partitions, arrival: Minute::end, filters: Vec::new(), clicks: BTreeMap::new() }
+    }
+
+    /// Says from when to when a filter is published. As an aggregator does, it leaves out the totals of an hour or a day in whose last minute the filter is not.
+    pub fn publish(&mut self, filter: FilterId, from: Minute, until: Option<Minute>) {
+        self.filters.push(FilterSpan { filter, from, until });
+    }
+
+    /// True where the totals of a span hold a filter.
+    fn is_told(&self, filter: FilterId, span: Span) -> bool {
+        let of_filter = self.filters.iter().find(|published| published.filter == filter);
+        let last = span.last();
+        of_filter.is_none_or(|published| published.from <= last && published.until.is_none_or(|until| last < until))
     }
 
     /// Adds clicks.
@@ -69,7 +83,8 @@ impl Told {
         let is_mine = |ad: &str| of_key(ad.as_bytes(), self.partitions) == partition;
         let mut ads: BTreeMap<&str, BTreeMap<FilterId, u64>> = BTreeMap::new();
         let mut filters = BTreeSet::new();
-        for (_, ad, filter, clicks) in self.within(range).filter(|(_, ad, ..)| is_mine(ad)) {
+        for (_, ad, filter, clicks) in self.within(range).filter(|(_, ad, f, _)| is_mine(ad) && self.is_told(*f, span))
+        {
             *ads.entry(ad).or_default().entry(filter).or_default() += clicks;
             filters.insert(filter);
         }
@@ -97,7 +112,7 @@ impl Told {
                 counts.extend(self.columns(partition, span).map(|columns| (columns, arrival)));
             }
         }
-        ClosedWrite { revision: Revision::STREAM, partition, counts, until, filters: Vec::new() }
+        ClosedWrite { revision: Revision::STREAM, partition, counts, until, filters: self.filters.clone() }
     }
 
     /// Closes the minutes `[from, until)` in every partition.

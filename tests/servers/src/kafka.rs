@@ -1,7 +1,7 @@
 //! Apache Kafka (KRaft): one broker, or several.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::fetch::{self, Server};
 use crate::process::{self, ServerProcess, Signal, output_within};
-use crate::{Result, ServerError, doing};
+use crate::{Result, ServerError, doing, write};
 
 /// Names a running broker that the tests shall use.
 pub const INSTEAD: &str = "CLICKMILL_TEST_KAFKA";
@@ -303,10 +303,6 @@ impl Broker {
             None => Ok(()),
         }
     }
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    std::fs::write(path, text).map_err(doing("writing", path))
 }
 
 #[cfg(test)]

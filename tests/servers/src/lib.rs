@@ -1,19 +1,21 @@
 //! Real servers for tests: fetched once from Maven Central, started on free ports in temporary folders, stopped when they are no longer needed, also where the test
 //! process was killed.
 //!
-//! [`fetch`] gets a server's jars into `target/servers` (another folder: `CLICKMILL_TEST_SERVERS`); [`process`] starts a server and watches over it; [`kafka`] knows what Kafka needs.
-//! Tests that shall use servers which run already are pointed at them by `CLICKMILL_TEST_KAFKA=host:port`.
+//! [`fetch`] gets a server's jars into `target/servers` (another folder: `CLICKMILL_TEST_SERVERS`); [`process`] starts a server and watches over it; [`kafka`] and [`cassandra`] know what each needs.
+//! Tests that shall use servers which run already are pointed at them by `CLICKMILL_TEST_KAFKA=host:port` and `CLICKMILL_TEST_CASSANDRA=host:port`.
 
+pub mod cassandra;
 pub mod fetch;
 pub mod kafka;
 pub mod process;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use thiserror::Error;
 
+pub use cassandra::Cassandra;
 pub use kafka::Kafka;
 
 /// Why there is no server.
@@ -76,4 +78,8 @@ pub type Result<T, E = ServerError> = std::result::Result<T, E>;
 pub(crate) fn doing(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> ServerError {
     let path = path.into();
     move |error| ServerError::Io { what, path, error }
+}
+
+pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).map_err(doing("writing", path))
 }
