@@ -40,6 +40,9 @@ pub(super) fn client_name(role: &str) -> String {
     format!("clickmill-{role}-{}-{}-{count}", std::process::id(), since_1970.as_micros())
 }
 
+/// A client that asks for the offsets of one group.
+type Asker = Arc<BaseConsumer<Context>>;
+
 pub(super) struct Shared {
     pub(super) options: Options,
     pub(super) trouble: Arc<Trouble>,
@@ -48,7 +51,7 @@ pub(super) struct Shared {
     /// How many partitions the topics have that were asked for. Their number is fixed.
     counts: Mutex<HashMap<String, u32>>,
     /// Clients for each group whose offsets were asked for: one that waits for stable offsets, one that does not.
-    groups: Mutex<HashMap<(String, bool), Arc<BaseConsumer<Context>>>>,
+    groups: Mutex<HashMap<(String, bool), Asker>>,
 }
 
 impl Shared {
@@ -189,7 +192,7 @@ impl Shared {
     }
 
     /// A client that asks for the group's offsets: the stable ones, or those of the last transaction that is over, whatever is under way.
-    pub(super) fn group(&self, group: &str, stable: bool) -> Result<Arc<BaseConsumer<Context>>> {
+    pub(super) fn group(&self, group: &str, stable: bool) -> Result<Asker> {
         let mut groups = self.groups.lock();
         let key = (group.to_owned(), stable);
         if let Some(client) = groups.get(&key) {
