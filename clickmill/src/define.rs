@@ -4,6 +4,7 @@ use anyhow::Context;
 use clickmill_model::records::PIPELINE;
 use clickmill_model::{Definition, InputTopic};
 use clickmill_queue::definitions::{self, Definitions};
+use clickmill_queue::inputs::RawTopics;
 use clickmill_queue::{Queue, topology};
 
 use crate::Misused;
@@ -28,6 +29,16 @@ pub(crate) fn propose(queue: &dyn Queue, proposal: &Definition, dry_run: bool) -
         Vec::new()
     };
     let next = proposal.following(&history).map_err(|error| Misused(error.into()))?;
+    if let (Some(next), Some(last)) = (&next, history.last())
+        && !next.has_inputs_of(last)
+        && !RawTopics::load(queue, &history)?.are_those_of(last)
+    {
+        return Err(Misused(anyhow::anyhow!(
+            "input.topics changed with definition {}, and the mappers have not followed yet: let the pipeline run by that one until they have, then change them again",
+            last.version
+        ))
+        .into());
+    }
     for input in &proposal.inputs {
         if let Some(there) = queue.partitions(&input.topic)?
             && there != input.partitions

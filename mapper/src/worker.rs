@@ -104,6 +104,14 @@ impl Work for MapperWorker {
         committed: &Committed,
     ) -> Result<Restored<PartitionMapper>, StageError> {
         let checkpoint = MapperCheckpoint::decode(&committed.metadata)?;
+        let newest = self.newest()?.version;
+        if let Some(newer) = checkpoint.definitions.iter().find(|announced| announced.version > newest) {
+            // Who had the partition before has looked around later than this worker.
+            let version = newer.version;
+            return Err(StageError::Outdated(format!(
+                "{partition} follows definition {version}, here {newest} is known"
+            )));
+        }
         let mut operator =
             PartitionMapper::restore(raw(partition), self.definitions.all(), committed.offset, &checkpoint)
                 .map_err(|error| StageError::Broken(format!("{partition}: {error}")))?;

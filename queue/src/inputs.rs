@@ -40,6 +40,11 @@ impl RawTopics {
         self.read.topics().into_iter().map(str::to_owned).collect()
     }
 
+    /// True once the mappers read just the topics of the newest definition: no change of inputs is being followed.
+    pub fn are_those_of(&self, newest: &Definition) -> bool {
+        self.read.topics() == newest.inputs.iter().map(|input| input.topic.as_str()).collect()
+    }
+
     /// The topics that the writer of raw lines reads: those of the mappers, and retired ones as far as the mappers had read them.
     pub fn of_raw_writer(&self, queue: &dyn Queue) -> Result<BTreeSet<String>> {
         let mut topics = self.of_mapper();

@@ -31,7 +31,7 @@ pub enum StageError {
     /// A broken promise: going on would give wrong figures.
     #[error("{0}")]
     Broken(String),
-    /// No fault: the stage is rebuilt at once, since it has other topics to read now.
+    /// No fault: the stage is rebuilt at once, since it has other topics to read now, or knows too few definitions.
     #[error("{0}")]
     Outdated(String),
 }

@@ -37,8 +37,8 @@ pub fn program() -> &'static Path {
         let test = std::env::current_exe().unwrap();
         let profile_dir = test.ancestors().nth(2).unwrap();
         let mut build = Command::new(env!("CARGO"));
-        // With the features of the whole workspace, so that what its tests have built is not built again.
-        build.args(["build", "--quiet", "--workspace", "--bin", "clickmill", "--target-dir"]);
+        // A test among the targets has everything built with the features that tests need, as it was built already: without it half of the dependencies would be built again.
+        build.args(["build", "--quiet", "--workspace", "--bin", "clickmill", "--test", "up", "--target-dir"]);
         build.arg(profile_dir.parent().unwrap());
         if profile_dir.ends_with("release") {
             build.arg("--release");

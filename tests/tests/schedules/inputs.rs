@@ -93,6 +93,10 @@ impl Inputs {
             for announced in checkpoint.definitions.iter().filter(|announced| announced.version > known) {
                 let definition = self.world.definitions.iter().find(|d| d.version == announced.version).unwrap();
                 if !definition.has_input(&raw) {
+                    if !self.begins.contains_key(&raw) && !self.world.definitions[0].has_input(&raw) {
+                        // Retired before anybody had read it: it begins and leaves at once.
+                        self.begins.insert(raw.clone(), vec![(Offset(0), announced.open_from)]);
+                    }
                     self.counting.remove(&raw);
                     self.left.insert(raw.clone(), offsets(&raw));
                 } else if self.counting.insert(raw.clone()) {
@@ -373,7 +377,9 @@ fn run(seed: u64) {
             8 if random.one_in(4) => {
                 let topics: Vec<&str> = TOPICS.into_iter().filter(|_| random.one_in(2)).collect();
                 let proposal = reading(&topics);
-                if !topics.is_empty() && !proposal.has_inputs_of(inputs.world.definitions.last().unwrap()) {
+                let may = !topics.is_empty() && proposal.following(&inputs.world.definitions).is_ok();
+                // As `clickmill define` has it: one change after the other.
+                if may && inputs.world.raw_topics().are_those_of(inputs.world.definitions.last().unwrap()) {
                     inputs.world.define(&proposal);
                 }
             }
