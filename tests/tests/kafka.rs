@@ -1,12 +1,17 @@
-//! The stages as processes of their own, on a real Kafka broker and one data folder.
+//! `clickmill` on a real Kafka broker and one data folder.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // Helpers of tests give up as tests do.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::AtomicBool;
 
+use clickmill_generator::{Options, Summary, TRUTH_FILE, Truth, generate};
+use clickmill_model::{FilterId, Timestamp};
 use clickmill_servers::Kafka;
+use clickmill_tests::answers::{assert_counts, lines_of_logs};
 use clickmill_tests::process::Site;
-use clickmill_tests::stages::{LONG, work_through_every_fate};
+use clickmill_tests::raw::assert_raw;
+use clickmill_tests::stages::LONG;
 
 fn configuration() -> String {
     format!(
@@ -49,10 +54,19 @@ fn make_topics(site: &Site) {
 }
 
 #[test]
-fn schedule_23_on_kafka_stages_are_ended_killed_and_stopped_and_every_line_counts_once() {
+fn a_drain_through_kafka_counts_what_is_true() {
     let site = Site::new(&configuration());
     make_topics(&site);
-    work_through_every_fate(&site);
+    let options = Options { clicks: 20_000, ads: 100, files: 3, duplicates: 0.03, ..Options::new(site.logs()) };
+    let made = generate(&options, || Timestamp::EPOCH, |_| (), &AtomicBool::new(false)).unwrap();
+    let summary = site.succeed(&["up", "--drain"], LONG);
+    let Summary { lines, clicks, duplicates, .. } = made;
+    let expected = format!("{lines} lines: {clicks} clicks, {duplicates} duplicates, 0 late, 0 rejected; 10 minutes");
+    assert!(summary.contains(&expected), "{summary:?} does not say {expected:?}");
+    let api = site.serve(&["api", "--listen", "127.0.0.1:0"], LONG);
+    assert_counts(&api, FilterId::ALL, &Truth::read(&site.logs().join(TRUTH_FILE)).unwrap());
+    drop(api);
+    assert_raw(&site.data(), &lines_of_logs(&site.logs()));
 }
 
 #[test]
