@@ -63,6 +63,11 @@ impl App {
         self.catalog.definitions(self.store())
     }
 
+    /// The definitions that were read last, for when the store cannot be read.
+    pub(crate) fn known_definitions(&self) -> Arc<Definitions> {
+        self.catalog.known()
+    }
+
     pub(crate) fn now(&self) -> Minute {
         self.sources.clock.now().minute()
     }

@@ -57,4 +57,9 @@ impl Catalog {
         *read = Some((Instant::now(), Arc::clone(&definitions)));
         Ok(definitions)
     }
+
+    /// Those that were read last, however long ago, for when the store cannot be read. They still hold; there may only be newer ones.
+    pub(crate) fn known(&self) -> Arc<Definitions> {
+        self.read.lock().as_ref().map(|(_, definitions)| Arc::clone(definitions)).unwrap_or_default()
+    }
 }

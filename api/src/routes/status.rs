@@ -158,7 +158,7 @@ impl App {
         let from_store = self.read_store().inspect_err(|error| tracing::warn!(%error, "the status lacks the store"));
         let (store, (definitions, progress)) = match from_store {
             Ok(found) => ("ok", found),
-            Err(_) => ("unavailable", Default::default()),
+            Err(_) => ("unavailable", (self.known_definitions(), StoreProgress::default())),
         };
         let newest = definitions.newest();
         let from_queue = self.sources.queue.as_deref().map(|queue| read_queue(queue, &definitions.all));

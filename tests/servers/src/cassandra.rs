@@ -1,6 +1,6 @@
 //! Apache Cassandra: one node, or several on 127.0.0.1, 127.0.0.2 and so on.
 
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -114,6 +114,7 @@ pub struct Cassandra {
 #[derive(Debug)]
 struct Node {
     name: String,
+    address: SocketAddr,
     folder: PathBuf,
     jars: PathBuf,
     options: Options,
@@ -168,6 +169,7 @@ impl Cassandra {
             );
             let node = Node {
                 name: format!("Cassandra node {host}"),
+                address: SocketAddr::from((*host, native)),
                 folder: folder.path().join(number.to_string()),
                 jars: jars.clone(),
                 options: options.clone(),
@@ -319,10 +321,13 @@ impl Node {
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
-        let makes_user = self.makes_user;
+        let (makes_user, address) = (self.makes_user, self.address);
         match &mut self.process {
+            // It says that it will listen a moment before it does.
             Some(process) => process.wait_until(START_WITHIN, |log| {
-                log.contains(READY) && (!makes_user || log.contains("Created default superuser"))
+                log.contains(READY)
+                    && (!makes_user || log.contains("Created default superuser"))
+                    && TcpStream::connect(address).is_ok()
             }),
             None => Ok(()),
         }
