@@ -59,13 +59,6 @@ impl MapperWorker {
         mapper.define(self.newest()?, end);
         Ok(())
     }
-
-    /// Where the partition was no input any more and is one again: the first minute in which its clicks count.
-    fn counts_again_from(&self, mapper: &PartitionMapper) -> Option<Minute> {
-        let has_it = self.definitions.newest().is_some_and(|newest| newest.has_input(mapper.raw()));
-        let first = self.read.first_minutes.get(mapper.raw()).copied();
-        first.filter(|_| has_it && mapper.has_left())
-    }
 }
 
 /// What the partitions that are read have committed. One that is no input any more has no live source.
@@ -116,10 +109,7 @@ impl Work for MapperWorker {
             PartitionMapper::restore(raw(partition), self.definitions.all(), committed.offset, &checkpoint)
                 .map_err(|error| StageError::Broken(format!("{partition}: {error}")))?;
         operator.note_inputs(self.read.since);
-        match self.counts_again_from(&operator) {
-            Some(first) => operator.rejoin(self.newest()?, first),
-            None => self.define(partition, &mut operator)?,
-        }
+        self.define(partition, &mut operator)?;
         Ok(Restored { operator, replay_from: checkpoint.replay_from })
     }
 
@@ -191,10 +181,6 @@ impl Work for MapperWorker {
         for (partition, mapper) in mappers {
             if redefined {
                 self.define(partition, mapper)?;
-            }
-            if self.counts_again_from(mapper).is_some() {
-                // What it left unread is to be read again.
-                return Err(StageError::Outdated(format!("{partition} is an input again")));
             }
             mapper.note_inputs(self.read.since);
             report(partition, mapper, now);

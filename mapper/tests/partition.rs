@@ -383,25 +383,6 @@ fn a_partition_whose_last_offsets_hold_no_record_is_at_its_end_too() {
 }
 
 #[test]
-fn a_partition_that_comes_back_counts_no_minute_twice() {
-    let mut bench = Bench::new();
-    bench.record(130, Some(("w", mark(-30))), &[line("a", 1, "u"), line("a", 121, "u")]);
-    let second = without_it(2, &bench);
-    let third = Definition { version: 3, ..bench.definitions[0].clone() };
-    bench.definitions.extend([second.clone(), third.clone()]);
-    bench.mapper.define(&second, Offset(1));
-    bench.take();
-    bench.restart();
-    bench.mapper.rejoin(&third, at(60).minute());
-    let lines = [line("a", 61, "u"), line("a", 121, "u"), line("a", 122, "u"), line("a", 181, "u")];
-    let mapped = bench.record(200, Some(("w", mark(-30))), &lines);
-    assert_eq!(mapped.checkpoint.books.late, 3, "it has forgotten who clicked in the minutes that it counted before");
-    assert_eq!((bench.count("a", 2, 0), bench.count("a", 3, 0)), (1, 1));
-    let back = Announced::new(3, at(180).minute());
-    assert_eq!(mapped.blocks[0].definitions, [back]);
-}
-
-#[test]
 fn a_restart_at_any_record_changes_nothing() {
     let run = |crash_at: Option<usize>| {
         let mut bench = Bench::new();

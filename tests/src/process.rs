@@ -14,6 +14,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// Longer than anything that the tests wait for takes, on a machine that is busy with something else: two whole minutes of the clock have to pass for some of it.
+pub const LONG: Duration = Duration::from_secs(240);
+
 /// Tries again and again until there is something. Gives up, naming what was waited for, at the deadline.
 ///
 /// # Panics

@@ -5,11 +5,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::answers::{assert_everything, wait_for_lines};
-use crate::process::{Running, Site, wait_for};
+use crate::process::{LONG, Running, Site, wait_for};
 use crate::traffic::{Traffic, live};
-
-/// Longer than anything here takes, on a machine that is busy with something else.
-pub const LONG: Duration = Duration::from_secs(120);
 
 /// In what time a process that is told to must be gone.
 pub const GONE_WITHIN: Duration = Duration::from_secs(5);

@@ -4,11 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::time::Duration;
 
 use clickmill_model::RejectReason;
 use clickmill_tests::answers::lines_so_far;
-use clickmill_tests::process::{Running, Site, wait_for};
+use clickmill_tests::process::{LONG, Running, Site, wait_for};
 use serde_json::Value;
 
 const CONFIGURATION: &str = r#"
@@ -16,9 +15,6 @@ const CONFIGURATION: &str = r#"
 logs = ["logs/*.log"]
 source = "web-7"
 "#;
-
-/// Longer than anything here takes, on a machine that is busy with something else.
-const LONG: Duration = Duration::from_secs(120);
 
 /// What becomes of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,11 +9,8 @@ use clickmill_generator::{Options, Summary, TRUTH_FILE, Truth, generate};
 use clickmill_model::{FilterId, Timestamp};
 use clickmill_servers::{Cassandra, cassandra};
 use clickmill_tests::answers::{assert_counts, assert_top};
-use clickmill_tests::process::{Running, Site, wait_for};
+use clickmill_tests::process::{LONG, Running, Site, wait_for};
 use clickmill_tests::traffic::{Traffic, live};
-
-/// Longer than anything here takes, on a machine that is busy with something else.
-const LONG: Duration = Duration::from_secs(180);
 
 fn configuration(node: &str, keyspace: &str) -> String {
     format!(

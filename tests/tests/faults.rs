@@ -5,13 +5,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clickmill_disk::with_small_disk;
 use clickmill_generator::{Options, Summary, generate};
 use clickmill_model::Timestamp;
 use clickmill_tests::answers::{assert_everything, lines_so_far, wait_for_lines};
-use clickmill_tests::process::{Finished, Running, Site, wait_for};
+use clickmill_tests::process::{Finished, LONG, Running, Site, wait_for};
 use clickmill_tests::traffic::{Traffic, live};
 use serde_json::Value;
 
@@ -23,9 +22,6 @@ source = "test"
 [time]
 max_disorder = "5s"
 "#;
-
-/// Longer than anything here takes, on a machine that is busy with something else.
-const LONG: Duration = Duration::from_secs(120);
 
 /// The data folder, as the program knows it.
 const DATA: &str = "clickmill-data";

@@ -5,7 +5,6 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use clickmill_generator::{Options, Summary, TRUTH_FILE, Truth, generate};
 use clickmill_model::{Definition, FilterId, InputTopic, Minute, Timestamp, partition};
@@ -14,11 +13,8 @@ use clickmill_queue::embedded::{self, EmbeddedQueue};
 use clickmill_queue::inputs::RawTopics;
 use clickmill_queue::{Producer, Queue, Record, SystemClock, TopicPartition, Transaction, topology};
 use clickmill_tests::answers::{assert_counts, lines_of_logs};
-use clickmill_tests::process::{Running, Site, wait_for};
+use clickmill_tests::process::{LONG, Running, Site, wait_for};
 use clickmill_tests::raw;
-
-/// Longer than anything here takes, on a machine that is busy with something else.
-const LONG: Duration = Duration::from_secs(120);
 
 fn configuration(topic: &str, topics: &[&str]) -> String {
     format!(

@@ -9,9 +9,8 @@ use clickmill_generator::{Options, Summary, TRUTH_FILE, Truth, generate};
 use clickmill_model::{FilterId, Timestamp};
 use clickmill_servers::Kafka;
 use clickmill_tests::answers::{assert_counts, lines_of_logs};
-use clickmill_tests::process::Site;
+use clickmill_tests::process::{LONG, Site};
 use clickmill_tests::raw::assert_raw;
-use clickmill_tests::stages::LONG;
 
 fn configuration() -> String {
     format!(

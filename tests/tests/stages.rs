@@ -5,8 +5,8 @@
 use std::time::Instant;
 
 use clickmill_tests::answers::wait_for_lines;
-use clickmill_tests::process::{Running, Site, wait_for};
-use clickmill_tests::stages::{GONE_WITHIN, LONG, STAGES, start, work_through_every_fate};
+use clickmill_tests::process::{LONG, Running, Site, wait_for};
+use clickmill_tests::stages::{GONE_WITHIN, STAGES, start, work_through_every_fate};
 use clickmill_tests::traffic::{Traffic, live};
 use serde_json::Value;
 

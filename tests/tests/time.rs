@@ -12,7 +12,7 @@ use clickmill_model::{FilterId, Timestamp};
 use clickmill_queue::embedded::{EmbeddedQueue, Options as QueueOptions};
 use clickmill_queue::{Queue, Record, SystemClock, TopicPartition, Transaction};
 use clickmill_tests::answers::{assert_counts, lines_of_logs, lines_so_far, wait_for_lines};
-use clickmill_tests::process::{Running, Site, wait_for};
+use clickmill_tests::process::{LONG, Running, Site, wait_for};
 use clickmill_tests::raw::assert_raw;
 use clickmill_tests::traffic::{Traffic, live, wall_clock};
 use rustix::process::Signal;
@@ -27,9 +27,6 @@ settle = "2s"
 max_disorder = "5s"
 source_timeout = "10s"
 "#;
-
-/// Longer than anything here takes, on a machine that is busy with something else.
-const LONG: Duration = Duration::from_secs(240);
 
 fn click(ad: &str, time: &str, user: &str) -> String {
     format!("[AdClickEvent] {ad}, {time}, {user}, 1.2.3.4, USA")

@@ -14,7 +14,7 @@ use clickmill_model::{
 use clickmill_tests::answers::{assert_counts, assert_top, lines_of_logs};
 use clickmill_tests::dice::{Dice, seeds};
 use clickmill_tests::model::Model;
-use clickmill_tests::process::{Running, Site, wait_for};
+use clickmill_tests::process::{LONG, Running, Site, wait_for};
 use clickmill_tests::raw::assert_raw;
 use clickmill_tests::traffic::{Traffic, live};
 
@@ -41,9 +41,6 @@ id = 3
 name = "two networks"
 ip = ["207.148.0.0/16", "2001:db8:8::/45"]
 "#;
-
-/// Longer than anything here takes, on a machine that is busy with something else.
-const LONG: Duration = Duration::from_secs(120);
 
 fn definition() -> Definition {
     let filter = |json: &str| serde_json::from_str::<Filter>(json).unwrap();

@@ -1,4 +1,4 @@
-//! How a raw partition follows a newer definition, which may have it no longer as an input, or again.
+//! How a raw partition follows a newer definition, which may have it no longer as an input.
 
 use clickmill_model::{Definition, DefinitionVersion, Minute, Offset, Watermark};
 
@@ -38,12 +38,9 @@ impl PartitionMapper {
             return;
         }
         match self.leaving {
-            // It comes back by another way: `rejoin`.
+            // No topic comes back.
             Leaving::Left => {}
-            Leaving::No | Leaving::At { .. } if definition.has_input(&self.raw) => {
-                self.leaving = Leaving::No;
-                self.put_in_force_now(definition);
-            }
+            Leaving::No if definition.has_input(&self.raw) => self.put_in_force_now(definition),
             Leaving::No | Leaving::At { .. } => {
                 self.leaving = Leaving::At { definition: Box::new(definition.clone()), end };
             }
@@ -52,24 +49,13 @@ impl PartitionMapper {
 
     fn put_in_force_now(&mut self, definition: &Definition) {
         let open_from = self.watermark.open_from();
-        self.put_in_force(definition, self.untouched().max(open_from), open_from);
-    }
-
-    /// The first minute in which nothing was counted.
-    fn untouched(&self) -> Minute {
-        self.open.highest.map_or(Minute::MIN, Minute::next)
+        let untouched = self.open.highest.map_or(Minute::MIN, Minute::next);
+        self.put_in_force(definition, untouched.max(open_from), open_from);
     }
 
     /// True where it is no input any more: what follows in it is not read.
     pub fn has_left(&self) -> bool {
         matches!(self.leaving, Leaving::Left)
-    }
-
-    /// Counts again, by a definition that has it back: clicks of minutes from `first` on, and of none in which it counted before.
-    pub fn rejoin(&mut self, definition: &Definition, first: Minute) {
-        self.start_at(first.max(self.untouched()));
-        self.leaving = Leaving::No;
-        self.put_in_force_now(definition);
     }
 
     /// Notes which definition's inputs are read, for the checkpoint.

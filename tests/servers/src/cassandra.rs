@@ -31,6 +31,8 @@ const LOGBACK: &str = r#"<configuration>
   <root level="WARN"><appender-ref ref="out"/></root>
   <logger name="org.apache.cassandra.transport" level="INFO"/>
   <logger name="org.apache.cassandra.auth" level="INFO"/>
+  <logger name="org.apache.cassandra.service.StorageService" level="DEBUG"/>
+  <logger name="org.apache.cassandra.gms.Gossiper" level="INFO"/>
 </configuration>
 "#;
 
@@ -185,6 +187,11 @@ impl Cassandra {
             node.spawn()?;
             node.wait_until_ready()?;
         }
+        for own in 0..hosts.len() {
+            let others = hosts.iter().enumerate().filter(|(other, _)| *other != own);
+            let others: Vec<String> = others.map(|(_, host)| format!("/{host}:{storage}")).collect();
+            cluster.node(own)?.wait_until_it_knows(&others)?;
+        }
         cluster._folder = Some(folder);
         Ok(cluster)
     }
@@ -329,6 +336,17 @@ impl Node {
                     && (!makes_user || log.contains("Created default superuser"))
                     && TcpStream::connect(address).is_ok()
             }),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until it has learnt of these other nodes, by gossip: one that has not tells clients of fewer.
+    fn wait_until_it_knows(&mut self, others: &[String]) -> Result<()> {
+        let knows = |log: &str, other: &String| {
+            log.contains(&format!("{other} is now UP")) && log.contains(&format!("{other} state NORMAL"))
+        };
+        match &mut self.process {
+            Some(process) => process.wait_until(START_WITHIN, |log| others.iter().all(|other| knows(log, other))),
             None => Ok(()),
         }
     }

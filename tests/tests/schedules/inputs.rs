@@ -40,29 +40,18 @@ fn minute(n: i64) -> Minute {
     at(n * 60).minute()
 }
 
-/// A world in which topics come and go, with a note of when the mappers began with each partition, and began again.
+/// A world in which topics come and go, with a note of when the mappers began with each partition.
 struct Inputs {
     world: World,
-    /// By partition, at an offset: the first minute in which it counts from there on.
-    begins: BTreeMap<RawPartition, Vec<(Offset, Minute)>>,
-    counting: BTreeSet<RawPartition>,
-    /// The newest definition that each partition has announced.
-    known: BTreeMap<RawPartition, u32>,
-    /// Where each partition that left has left.
-    left: BTreeMap<RawPartition, Offset>,
+    /// Of each partition that came later: the first minute in which it counts.
+    begins: BTreeMap<RawPartition, Minute>,
 }
 
 impl Inputs {
     fn new(topics: &[&str], others: &[&str]) -> Self {
         let world = World::new(reading(topics));
         world.queue.create_topics(&topology::topics(&reading(others))).unwrap();
-        Self {
-            world,
-            begins: BTreeMap::new(),
-            counting: BTreeSet::new(),
-            known: BTreeMap::new(),
-            left: BTreeMap::new(),
-        }
+        Self { world, begins: BTreeMap::new() }
     }
 
     fn send(&self, topic: &str, partition: u32, (name, to): (&str, SourceMark), lines: &[String]) {
@@ -82,28 +71,12 @@ impl Inputs {
         }
     }
 
-    /// Looks up which partitions have begun to count, or have left.
+    /// Looks up which partitions have begun to count.
     fn note_begins(&mut self) {
-        let offsets = |raw: &RawPartition| {
-            let all = self.world.queue.committed(topology::MAPPER, &raw.topic).unwrap();
-            all.into_iter().find(|(p, _)| *p == raw.partition).unwrap().1.offset
-        };
         for (raw, checkpoint) in self.world.checkpoints() {
-            let known = self.known.get(&raw).copied().unwrap_or(0);
-            for announced in checkpoint.definitions.iter().filter(|announced| announced.version > known) {
-                let definition = self.world.definitions.iter().find(|d| d.version == announced.version).unwrap();
-                if !definition.has_input(&raw) {
-                    if !self.begins.contains_key(&raw) && !self.world.definitions[0].has_input(&raw) {
-                        // Retired before anybody had read it: it begins and leaves at once.
-                        self.begins.insert(raw.clone(), vec![(Offset(0), announced.open_from)]);
-                    }
-                    self.counting.remove(&raw);
-                    self.left.insert(raw.clone(), offsets(&raw));
-                } else if self.counting.insert(raw.clone()) {
-                    let from = self.left.get(&raw).copied().unwrap_or(Offset(0));
-                    self.begins.entry(raw.clone()).or_default().push((from, announced.open_from));
-                }
-                self.known.insert(raw.clone(), announced.version);
+            let came_later = !self.world.definitions[0].has_input(&raw);
+            if let Some(first) = checkpoint.definitions.first().filter(|_| came_later) {
+                self.begins.entry(raw).or_insert(first.open_from);
             }
         }
     }
@@ -139,13 +112,12 @@ impl Inputs {
             for (partition, committed) in self.world.queue.committed(topology::MAPPER, &input.topic).unwrap() {
                 let raw = RawPartition::new(&input.topic, partition);
                 let of = TopicPartition::new(input.topic.as_str(), partition.0);
-                let mut begins = self.begins.get(&raw).into_iter().flatten().peekable();
+                if let Some(first) = self.begins.get(&raw) {
+                    model.begin_at(&raw, *first);
+                }
                 for fetched in self.world.queue.read(&of, Offset(0), usize::MAX >> 1).unwrap() {
                     if fetched.offset >= committed.offset {
                         break;
-                    }
-                    while let Some((_, first)) = begins.next_if(|(from, _)| *from <= fetched.offset) {
-                        model.begin_at(&raw, *first);
                     }
                     let header = fetched.record.header(SourceHeader::KEY).map(|h| SourceHeader::decode(h).unwrap());
                     model.record(&raw, fetched.offset, fetched.arrival, header.as_ref(), &fetched.record.value);
@@ -245,7 +217,7 @@ fn schedule_34_a_topic_with_an_hour_of_backlog_comes_and_another_goes() {
     check_both(&inputs, "without a fault");
     // Defined at 5:00, when the slowest partition stood at 4:30 or so: minute 4 was open, and an hour and four minutes were closed.
     let firsts: Vec<Minute> =
-        (0..2).map(|p| inputs.begins[&RawPartition::new("more-clicks", Partition(p))][0].1).collect();
+        (0..2).map(|p| inputs.begins[&RawPartition::new("more-clicks", Partition(p))]).collect();
     assert_eq!(firsts, [minute(4), minute(4)]);
     assert_eq!((inputs.count("old", -60, 0), inputs.count("more", 0, 4)), (0, 0), "closed minutes keep their figures");
     // From the line at 4:05 on, four a minute and partition.
