@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clickmill_model::records::{Books, Origin, SourceHeader, SourceMark};
 use clickmill_model::{Definition, FilterId, InputTopic, Minute, Offset, Partition, RawPartition, TimeSettings};
+use clickmill_queue::inputs::RawTopics;
 use clickmill_queue::memory::CommitFault;
 use clickmill_queue::{Queue, Record, TopicPartition, Transaction, topology};
 use clickmill_store::{AggregateStore, MinuteRange};
@@ -71,14 +72,11 @@ impl Inputs {
         }
     }
 
-    /// Looks up which partitions have begun to count.
+    /// Looks up in which minute each partition that nobody has read yet will begin to count.
     fn note_begins(&mut self) {
-        for (raw, checkpoint) in self.world.checkpoints() {
-            let came_later = !self.world.definitions[0].has_input(&raw);
-            if let Some(first) = checkpoint.definitions.first().filter(|_| came_later) {
-                self.begins.entry(raw).or_insert(first.open_from);
-            }
-        }
+        let RawTopics { read, committed, .. } = self.world.raw_topics();
+        let unread = read.first_minutes.into_iter().filter(|(raw, _)| !committed.contains_key(raw));
+        self.begins.extend(unread);
     }
 
     /// Until everybody has followed every definition, and nothing more happens.
