@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clickmill_model::codec::Writer;
 use clickmill_model::line::MAX_LINE_BYTES;
 use clickmill_model::records::{SourceHeader, SourceMark};
-use clickmill_model::{LineParser, Partition, PartitionBy, SourceName, Timestamp, partition};
+use clickmill_model::{Click, LineParser, Partition, PartitionBy, SourceName, Timestamp, partition};
 use clickmill_queue::Record;
 use memchr::memchr;
 use xxhash_rust::xxh3::xxh3_64;
@@ -105,24 +105,30 @@ impl Packer {
                 }
             }
         }
+        let Self { by, parser, scratch, partitions, sealed, .. } = self;
         while let Some(rest) = chunk.get(taken.bytes..)
             && !rest.is_empty()
         {
             let at = offset + taken.bytes as u64;
-            let (line, used) = match memchr(b'\n', rest) {
-                Some(end) => (rest.get(..end).unwrap_or(rest), end + 1),
-                None if rest.len() > MAX_LINE_BYTES => {
-                    taken.in_long_line = true;
-                    (rest, rest.len())
-                }
-                None if bounds.take_rest => (rest, rest.len()),
-                None => break,
-            };
+            let (line, parsed) = parser.parse_first(rest);
+            let is_ended = line.len() < rest.len();
+            if !is_ended && rest.len() > MAX_LINE_BYTES {
+                taken.in_long_line = true;
+            } else if !is_ended && !bounds.take_rest {
+                break;
+            }
             let kept = line.get(..MAX_LINE_BYTES + 1).unwrap_or(line);
             taken.cut_bytes += (line.len() - kept.len()) as u64;
-            taken.bytes += used;
+            taken.bytes += line.len() + usize::from(is_ended);
             taken.lines += 1;
-            let time = self.push(file, at, kept);
+            let time = parsed.as_ref().ok().map(|click| click.timestamp);
+            let Partition(to) = partition_of(kept, parsed.ok(), *by, partitions.len() as u32, scratch);
+            if let Some(lines) = partitions.get_mut(to as usize) {
+                lines.push(file, at, kept);
+                if lines.value.len() >= RECORD_BYTES {
+                    sealed.extend(lines.seal(to as usize));
+                }
+            }
             if let Some(time) = time {
                 taken.lowest = Some(taken.lowest.map_or(time, |lowest| lowest.min(time)));
                 if time <= bounds.latest {
@@ -135,29 +141,6 @@ impl Packer {
             }
         }
         taken
-    }
-
-    /// Adds a line to its partition and returns its event time.
-    #[inline]
-    fn push(&mut self, file: &Arc<str>, offset: u64, line: &[u8]) -> Option<Timestamp> {
-        let n = self.partitions.len() as u32;
-        let (Partition(to), time) = match self.parser.parse(line) {
-            Ok(click) => {
-                let to = match self.by {
-                    PartitionBy::Identity => partition::of_identity(click.identity(&mut self.scratch), n),
-                    PartitionBy::AdId => partition::of_key(click.ad_id.as_bytes(), n),
-                };
-                (to, Some(click.timestamp))
-            }
-            Err(_) => (Partition((xxh3_64(line) % u64::from(n)) as u32), None),
-        };
-        if let Some(lines) = self.partitions.get_mut(to as usize) {
-            lines.push(file, offset, line);
-            if lines.value.len() >= RECORD_BYTES {
-                self.sealed.extend(lines.seal(to as usize));
-            }
-        }
-        time
     }
 
     /// Closes all records. The last one of a partition says `mark`, those before it `earlier`, since lines follow them.
@@ -179,6 +162,16 @@ impl Packer {
             .collect();
         records.reverse();
         records
+    }
+}
+
+/// Where a line goes, which tells this click if it tells one.
+#[inline]
+fn partition_of(line: &[u8], click: Option<Click<'_>>, by: PartitionBy, of: u32, scratch: &mut Vec<u8>) -> Partition {
+    match (click, by) {
+        (Some(click), PartitionBy::Identity) => partition::of_identity(click.identity(scratch), of),
+        (Some(click), PartitionBy::AdId) => partition::of_key(click.ad_id.as_bytes(), of),
+        (None, _) => Partition((xxh3_64(line) % u64::from(of)) as u32),
     }
 }
 

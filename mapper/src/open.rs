@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use clickmill_model::{FilterSet, Minute, Offset, Watermark};
+use clickmill_model::{Columns, FilterSet, Minute, Offset, Watermark};
 
+use crate::combine::{Combiner, Counted};
 use crate::definitions::Definitions;
 use crate::identities::Identities;
 
@@ -19,6 +20,8 @@ pub(crate) struct OpenMinute {
     first: Offset,
     pub(crate) filters: Arc<FilterSet>,
     pub(crate) dedup: bool,
+    /// The clicks that wait for [`OpenMinutes::combine`].
+    pub(crate) counted: Vec<Counted>,
 }
 
 /// The open minutes, each at a place that holds until the next [`OpenMinutes::close`].
@@ -52,16 +55,40 @@ impl OpenMinutes {
     fn open(&mut self, minute: Minute, first: Offset, definitions: &Definitions) -> u32 {
         let followed = definitions.of(minute);
         let (filters, dedup) = (Arc::clone(&followed.filters), followed.dedup);
-        let expected = if self.all.len() < MOST_WITH_ROOM { self.expected_identities } else { 0 };
+        let expected = if self.all.len() < MOST_WITH_ROOM {
+            // The next minutes will hold about as many as those before: their tables need not grow on the way.
+            self.all.iter().map(|open| open.identities.len()).fold(self.expected_identities, usize::max)
+        } else {
+            0
+        };
         let identities = match self.spare.take_if(|spare| expected > 0 && spare.has_just_room_for(expected)) {
             Some(spare) => spare.cleared(),
             None => Identities::with_room_for(expected),
         };
-        self.all.push(OpenMinute { minute, identities, first, filters, dedup });
+        self.all.push(OpenMinute { minute, identities, first, filters, dedup, counted: Vec::new() });
         let slot = self.all.len() as u32 - 1;
         self.slots.insert(minute, slot);
         self.highest = self.highest.max(Some(minute));
         slot
+    }
+
+    /// How many clicks wait for [`OpenMinutes::combine`].
+    pub(crate) fn counted(&self) -> usize {
+        self.all.iter().map(|open| open.counted.len()).sum()
+    }
+
+    /// The counts of the clicks that were counted since the last time: for each aggregator partition the columns of each minute that has any.
+    pub(crate) fn combine(&mut self, combiner: &mut Combiner) -> Vec<Vec<Columns>> {
+        let mut columns = vec![Vec::new(); combiner.partitions() as usize];
+        let keeps_room = self.all.len() <= MOST_WITH_ROOM;
+        for open in &mut self.all {
+            combiner.combine(open.minute, open.filters.ids(), &open.counted, &mut columns);
+            open.counted.clear();
+            if !keeps_room {
+                open.counted = Vec::new();
+            }
+        }
+        columns
     }
 
     /// The record that holds the oldest line of an open minute.
@@ -79,7 +106,6 @@ impl OpenMinutes {
     pub(crate) fn close(&mut self, watermark: Watermark) {
         let closing = self.all.iter().filter(|open| watermark.closes(open.minute));
         if let Some(largest) = closing.map(|open| open.identities.len()).max() {
-            // The next minutes will hold about as many: their tables need not grow on the way.
             self.expected_identities = largest;
             let closed = self.all.extract_if(.., |open| watermark.closes(open.minute));
             self.spare = closed.map(|open| open.identities).chain(self.spare.take()).max_by_key(Identities::room);

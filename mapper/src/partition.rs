@@ -4,12 +4,10 @@ use std::cell::LazyCell;
 use std::collections::BTreeSet;
 
 use clickmill_model::prefetch::AHEAD;
-use clickmill_model::records::{
-    Books, MapperCheckpoint, PartialBlock, SetAside, SetAsideBatch, SourceHeader, lines_of,
-};
+use clickmill_model::records::{Books, MapperCheckpoint, PartialBlock, SetAside, SetAsideBatch, SourceHeader};
 use clickmill_model::{
-    AdTable, Announced, Click, CodecError, Columns, Definition, DefinitionVersion, FilterMask, Identity, LineParser,
-    Minute, Offset, RawPartition, RejectReason, SourceName, TimeSettings, Timestamp, Watermark, inputs,
+    AdTable, Announced, Click, CodecError, Definition, DefinitionVersion, FilterMask, Identity, LineParser, Minute,
+    Offset, RawPartition, RejectReason, SourceName, TimeSettings, Timestamp, Watermark, inputs, short,
 };
 use clickmill_queue::Fetched;
 
@@ -52,10 +50,11 @@ pub struct Mapped {
 /// A click on its way through a batch.
 struct Pending {
     identity: Identity,
+    /// The ad where it is short; otherwise where it begins among the long ones.
+    ad: u128,
     ad_hash: u64,
     filters: FilterMask,
     slot: u32,
-    ad_start: u32,
     ad_len: u32,
 }
 
@@ -78,8 +77,7 @@ pub struct PartitionMapper {
     told: Watermark,
     /// Whether a source was live, as was committed last: others go by it.
     told_live: bool,
-    /// Since the last [`PartitionMapper::take`].
-    counted: Vec<Counted>,
+    /// Since the last [`PartitionMapper::take`], like what follows.
     oldest_arrival: Option<Timestamp>,
     late: Vec<SetAside>,
     rejected: Vec<SetAside>,
@@ -90,7 +88,7 @@ pub struct PartitionMapper {
     parser: LineParser,
     hashed: Vec<u8>,
     pending: Vec<Pending>,
-    pending_ads: Vec<u8>,
+    long_ads: Vec<u8>,
 }
 
 impl PartitionMapper {
@@ -121,7 +119,6 @@ impl PartitionMapper {
             to: from,
             told: Watermark::NONE,
             told_live: false,
-            counted: Vec::new(),
             oldest_arrival: None,
             late: Vec::new(),
             rejected: Vec::new(),
@@ -131,7 +128,7 @@ impl PartitionMapper {
             parser: LineParser::new(),
             hashed: Vec::new(),
             pending: Vec::with_capacity(BATCH),
-            pending_ads: Vec::new(),
+            long_ads: Vec::new(),
         }
     }
 
@@ -195,7 +192,7 @@ impl PartitionMapper {
 
     /// How many clicks wait for [`PartitionMapper::take`].
     pub fn waiting(&self) -> usize {
-        self.counted.len() + self.late.len() + self.rejected.len()
+        self.open.counted() + self.late.len() + self.rejected.len()
     }
 
     /// Takes in records, in order. Nothing is refused but a header of a newer format. Those of a partition that is no input any more are left unread.
@@ -220,7 +217,7 @@ impl PartitionMapper {
         for pending in self.pending.drain(..) {
             self.open.all[pending.slot as usize].identities.insert(pending.identity);
         }
-        self.pending_ads.clear();
+        self.long_ads.clear();
         Ok(())
     }
 
@@ -235,8 +232,8 @@ impl PartitionMapper {
         };
         let value = record.record.value.as_slice();
         let highest = match header {
-            Some((_, _, has_lines)) => self.lines(record, lines_of(value, has_lines), replay),
-            None => self.lines(record, lines_of(value.strip_suffix(b"\n").unwrap_or(value), true), replay),
+            Some((_, _, has_lines)) => self.lines(record, has_lines.then_some(value), replay),
+            None => self.lines(record, Some(value.strip_suffix(b"\n").unwrap_or(value)), replay),
         };
         match header {
             Some((source, mark, _)) => self.sources.watcher(source, mark, record.offset, arrival),
@@ -262,13 +259,8 @@ impl PartitionMapper {
         }
     }
 
-    /// Parses a record's lines and decides what is late, wrong or rejected. Returns the highest event time that no clock forbids.
-    fn lines<'a>(
-        &mut self,
-        record: &Fetched,
-        lines: impl Iterator<Item = &'a [u8]>,
-        replay: bool,
-    ) -> Option<Timestamp> {
+    /// Parses a record's lines, if it has any, and decides what is late, wrong or rejected. Returns the highest event time that no clock forbids.
+    fn lines(&mut self, record: &Fetched, lines: Option<&[u8]>, replay: bool) -> Option<Timestamp> {
         let latest = record.arrival.after(self.time.max_clock_skew);
         let mut parser = std::mem::take(&mut self.parser);
         let mut highest = None;
@@ -282,8 +274,12 @@ impl PartitionMapper {
             let (file, at) = header.origin.of_line(line)?;
             Some((header.source.clone(), file.to_owned(), at))
         };
-        for line in lines {
-            let fate = match parser.parse(line) {
+        let mut rest = lines;
+        while let Some(text) = rest {
+            let (line, parsed) = parser.parse_first(text);
+            rest = text.get(line.len() + 1..);
+            // The click is moved rather than looked at, so that the compiler keeps its fields apart.
+            let fate = match parsed {
                 Err(reason) => Err(Some(reason)),
                 Ok(click) if click.timestamp > latest => Err(Some(RejectReason::WrongClock)),
                 Ok(click) => {
@@ -318,22 +314,25 @@ impl PartitionMapper {
         let slot = self.open.slot(minute, offset, &self.definitions);
         let identity = click.identity(&mut self.hashed);
         let ad = click.ad_id.as_bytes();
-        let start = self.pending_ads.len() as u32;
-        self.pending_ads.extend_from_slice(ad);
+        let short = short::word(ad);
+        let start = self.long_ads.len();
+        if short.is_none() {
+            self.long_ads.extend_from_slice(ad);
+        }
         let open = &self.open.all[slot as usize];
         self.pending.push(Pending {
             identity,
+            ad: short.unwrap_or(start as u128),
             ad_hash: AdTable::hash(ad),
             filters: open.filters.matches(click),
             slot,
-            ad_start: start,
             ad_len: ad.len() as u32,
         });
     }
 
     /// Takes the pending clicks through identities and ad ids, each step asking for the memory of the elements ahead.
     fn settle(&mut self, combiner: &mut Combiner) {
-        let Self { pending, open: OpenMinutes { all: open, .. }, books, counted, pending_ads, .. } = self;
+        let Self { pending, open: OpenMinutes { all: open, .. }, books, long_ads, .. } = self;
         let ask = |open: &[OpenMinute], next: &Pending| open[next.slot as usize].identities.prefetch(next.identity);
         for i in 0..pending.len() {
             if let Some(next) = pending.get(i + AHEAD) {
@@ -357,16 +356,18 @@ impl PartitionMapper {
                 books.duplicates += 1;
                 continue;
             }
-            let ad = &pending_ads[click.ad_start as usize..(click.ad_start + click.ad_len) as usize];
-            counted.push(Counted {
-                minute: click.slot,
-                ad: combiner.number(click.ad_hash, ad),
-                filters: click.filters,
-            });
+            let short = click.ad.to_le_bytes();
+            let len = click.ad_len as usize;
+            let ad = match short.get(..len) {
+                Some(ad) => ad,
+                None => &long_ads[click.ad as usize..click.ad as usize + len],
+            };
+            let ad = combiner.number(click.ad_hash, ad);
+            open[click.slot as usize].counted.push(Counted { ad, filters: click.filters });
             books.counted += 1;
         }
         pending.clear();
-        pending_ads.clear();
+        long_ads.clear();
     }
 
     fn set_aside(
@@ -427,13 +428,7 @@ impl PartitionMapper {
     /// What is to be committed now. Afterwards the operator stands as if it had been.
     pub fn take(&mut self, combiner: &mut Combiner) -> Mapped {
         self.sources.forget_the_dead(&self.time);
-        let minutes: Vec<_> = self.open.all.iter().map(|open| (open.minute, open.filters.ids().to_vec())).collect();
-        let columns: Vec<Vec<Columns>> = if self.counted.is_empty() {
-            vec![Vec::new(); combiner.partitions() as usize]
-        } else {
-            combiner.combine(&minutes, &self.counted)
-        };
-        self.counted.clear();
+        let columns = self.open.combine(combiner);
         self.leave_where_read_to_its_end();
         if self.has_left() {
             self.open.clear();

@@ -28,7 +28,7 @@ pub struct Click<'a> {
     pub plain: Option<Plain<'a>>,
 }
 
-/// A click as most lines write it: `{ad_id}, {YYYY-MM-DD HH:MM:SS}, {user_id}, {ip}, {country}` with an IPv4 address.
+/// A click as most lines write it: `{ad_id}, {YYYY-MM-DD HH:MM:SS}, {user_id}, {ip}, {country}`, an IPv6 address as RFC 5952 says.
 #[derive(Debug, Clone, Copy)]
 pub struct Plain<'a> {
     /// The line from the ad to the country.
@@ -65,7 +65,7 @@ pub struct Identity(pub u128);
 impl Click<'_> {
     /// This click's identity. `scratch` is overwritten; handing in the same one each time saves its allocation.
     ///
-    /// What is hashed of a click with an IPv4 address, a whole second and no comma in its fields is its text as [`Plain`] has it, so that nothing is put together for most lines. Every other one is
+    /// What is hashed of a click with a whole second and no comma in its fields is its text as [`Plain`] has it, so that nothing is put together for most lines. Every other one is
     /// told by its fields one after the other, behind a NUL, which no text begins with.
     #[inline]
     pub fn identity(&self, scratch: &mut Vec<u8>) -> Identity {
@@ -89,7 +89,6 @@ impl Click<'_> {
     fn is_plain(&self) -> bool {
         let has_comma = |field: &str| memchr(b',', field.as_bytes()).is_some();
         self.event_id.is_none()
-            && self.ip.is_ipv4()
             && self.timestamp.as_micros() % 1_000_000 == 0
             && ![self.ad_id, self.user_id, self.country].into_iter().any(has_comma)
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::click::Click;
 use crate::ids::FilterId;
+use crate::short;
 
 /// A predicate over a click. Its fields are and-ed, the values of one field or-ed; an empty field says nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -107,13 +108,38 @@ pub struct FilterSet {
 
 #[derive(Debug, Clone)]
 struct FieldMasks {
-    by_value: HashMap<String, u64>,
+    values: Values,
     other: u64,
 }
 
+/// The values of a field that filters name, each with its mask.
+#[derive(Debug, Clone)]
+enum Values {
+    /// Few and short ones are compared one after the other: as words, with their lengths.
+    Few(Vec<(u128, usize, u64)>),
+    Many(HashMap<String, u64>),
+}
+
 impl FieldMasks {
+    const FEW: usize = 8;
+
+    fn new(by_value: HashMap<String, u64>, other: u64) -> Self {
+        let short = |(value, mask): (&String, &u64)| short::word(value.as_bytes()).map(|w| (w, value.len(), *mask));
+        let few = by_value.iter().map(short).collect::<Option<Vec<_>>>().filter(|few| few.len() <= Self::FEW);
+        Self { values: few.map_or(Values::Many(by_value), Values::Few), other }
+    }
+
+    #[inline]
     fn of(&self, value: &str) -> u64 {
-        if self.by_value.is_empty() { self.other } else { self.by_value.get(value).copied().unwrap_or(self.other) }
+        let found = match &self.values {
+            Values::Few(few) if few.is_empty() => None,
+            Values::Few(few) => short::word(value.as_bytes()).and_then(|word| {
+                let found = few.iter().find(|(other, len, _)| (*other == word) & (*len == value.len()));
+                found.map(|(_, _, mask)| *mask)
+            }),
+            Values::Many(by_value) => by_value.get(value).copied(),
+        };
+        found.unwrap_or(self.other)
     }
 }
 
@@ -131,17 +157,15 @@ impl FilterSet {
         let country_values = filters.iter().flat_map(|f| f.country.iter().chain(&f.exclude_country));
         let country_matches =
             |f: &Filter, c: &String| (f.country.is_empty() || f.country.contains(c)) && !f.exclude_country.contains(c);
-        let countries = FieldMasks {
-            by_value: country_values.map(|c| (c.clone(), mask(&|f| country_matches(f, c)))).collect(),
-            other: mask(&|f| f.country.is_empty()),
-        };
+        let countries = FieldMasks::new(
+            country_values.map(|c| (c.clone(), mask(&|f| country_matches(f, c)))).collect(),
+            mask(&|f| f.country.is_empty()),
+        );
         let user_values = filters.iter().flat_map(|f| &f.user_id);
-        let users = FieldMasks {
-            by_value: user_values
-                .map(|u| (u.clone(), mask(&|f| f.user_id.is_empty() || f.user_id.contains(u))))
-                .collect(),
-            other: mask(&|f| f.user_id.is_empty()),
-        };
+        let users = FieldMasks::new(
+            user_values.map(|u| (u.clone(), mask(&|f| f.user_id.is_empty() || f.user_id.contains(u)))).collect(),
+            mask(&|f| f.user_id.is_empty()),
+        );
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for (place, filter) in filters.iter().enumerate() {
             for net in &filter.ip {

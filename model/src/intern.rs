@@ -4,6 +4,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::places::Places;
 use crate::prefetch::prefetch;
+use crate::short;
 
 /// Gives each distinct string a number, 0, 1, 2 … in the order of their first appearance, and finds it again.
 ///
@@ -84,6 +85,20 @@ impl AdTable {
         &self.bytes[start as usize..*end as usize]
     }
 
+    /// Asks for the memory that [`AdTable::get`] reads first.
+    #[inline]
+    pub fn prefetch_end(&self, number: u32) {
+        prefetch(&self.ends, number as usize);
+    }
+
+    /// Asks for the memory that [`AdTable::get`] reads next, once the first is there.
+    #[inline]
+    pub fn prefetch_numbered(&self, number: u32) {
+        if let Some(end) = self.ends.get(number as usize) {
+            prefetch(&self.bytes, (*end as usize).saturating_sub(1));
+        }
+    }
+
     /// Asks for the memory that a look-up of a string with this hash reads first.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
@@ -122,6 +137,11 @@ impl AdTable {
     fn is(&self, place: Place, text: &[u8]) -> bool {
         if text.len() >= LONG {
             return self.get(place.number()) == text;
+        }
+        if let Some(word) = short::word(text)
+            && let Some(other) = short::word_at(&self.bytes, place.start(), text.len())
+        {
+            return word == other;
         }
         self.bytes.get(place.start()..place.start() + text.len()) == Some(text)
     }

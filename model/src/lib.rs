@@ -18,6 +18,7 @@ pub mod partition;
 pub mod places;
 pub mod prefetch;
 pub mod records;
+pub mod short;
 pub mod time;
 pub mod window;
 

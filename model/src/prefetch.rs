@@ -4,7 +4,7 @@
 //! about 80 ns each time. Asking for the place of the element [`AHEAD`] steps before it is read hides most of it.
 
 /// How many elements ahead of the one in work memory is asked for.
-pub const AHEAD: usize = 16;
+pub const AHEAD: usize = 24;
 
 /// Asks for the cache line of `slice[index]`. Out of range does nothing.
 #[inline(always)]

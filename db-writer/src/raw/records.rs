@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clickmill_model::records::{SetAside, SetAsideBatch, SourceHeader, lines_of};
+use clickmill_model::records::{SetAside, SetAsideBatch, SourceHeader};
 use clickmill_model::{CodecError, LineParser, RawPartition, RejectReason};
 use clickmill_queue::{Fetched, StageError, TopicPartition};
 
@@ -124,8 +124,11 @@ fn append_raw(
     let mut origins = names.iter().zip(runs).flat_map(|(name, (_, offsets))| offsets.iter().map(|at| (*name, *at)));
     let latest = fetched.arrival.after(max_clock_skew);
     let mut number = 0;
-    for bytes in lines_of(value, has_lines) {
-        let (click, reason) = match parser.parse(bytes) {
+    let mut rest = has_lines.then_some(value);
+    while let Some(text) = rest {
+        let (bytes, parsed) = parser.parse_first(text);
+        rest = text.get(bytes.len() + 1..);
+        let (click, reason) = match parsed {
             Ok(click) if click.timestamp > latest => (Some(click), Some(RejectReason::WrongClock)),
             Ok(click) => (Some(click), None),
             Err(reason) => (None, Some(reason)),
