@@ -214,8 +214,7 @@ fn schedule_34_a_topic_with_an_hour_of_backlog_comes_and_another_goes() {
     let inputs = a_topic_comes_and_another_goes(|inputs, _| steps(inputs));
     check_both(&inputs, "without a fault");
     // Defined at 5:00, when the slowest partition stood at 4:30 or so: minute 4 was open, and an hour and four minutes were closed.
-    let firsts: Vec<Minute> =
-        (0..2).map(|p| inputs.begins[&RawPartition::new("more-clicks", Partition(p))]).collect();
+    let firsts: Vec<Minute> = (0..2).map(|p| inputs.begins[&RawPartition::new("more-clicks", Partition(p))]).collect();
     assert_eq!(firsts, [minute(4), minute(4)]);
     assert_eq!((inputs.count("old", -60, 0), inputs.count("more", 0, 4)), (0, 0), "closed minutes keep their figures");
     // From the line at 4:05 on, four a minute and partition.
