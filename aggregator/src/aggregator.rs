@@ -235,11 +235,11 @@ impl Aggregator {
 
     /// Takes in the block at `offset` of `click-partials`. Nothing changes when it returns an error.
     pub fn apply(&mut self, offset: Offset, block: &PartialBlock) -> Result<(), AggregateError> {
-        if let Some(raw) = self.raws.get(&block.raw)
-            && raw.to != block.from
-        {
+        // Mappers begin with a partition's first offset, or not at all.
+        let expected = self.raws.get(&block.raw).map_or(Offset(0), |raw| raw.to);
+        if expected != block.from {
             let (from, to) = (block.from, block.to);
-            return Err(AggregateError::OffsetGap { raw: block.raw.clone(), expected: raw.to, from, to });
+            return Err(AggregateError::OffsetGap { raw: block.raw.clone(), expected, from, to });
         }
         if let Some(columns) = block.minutes.iter().find(|c| c.span.start < self.closed_until) {
             let (minute, closed_until) = (columns.span.start, self.closed_until);

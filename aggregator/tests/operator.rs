@@ -274,6 +274,17 @@ fn a_gap_or_an_overlap_of_offsets_is_refused() {
 }
 
 #[test]
+fn a_partition_of_which_the_first_blocks_are_gone_is_refused() {
+    // As where click-partials was deleted and made anew while mappers went on.
+    let mut run = Run::new(definition(&[1], 100));
+    let first = run.block(0, minute(1), &[(minute(1), "a", 1, 0)]);
+    let second = run.block(0, minute(1), &[(minute(1), "a", 1, 0)]);
+    assert_eq!(first.to, second.from);
+    let error = run.aggregator.apply(Offset(0), &second).unwrap_err();
+    assert_eq!(error.to_string(), "expected offset 0 of ad-clicks/0, got a block of 10 to 20");
+}
+
+#[test]
 fn a_count_for_a_closed_minute_is_refused() {
     let mut run = Run::new(definition(&[1], 100));
     for raw in 0..2 {
