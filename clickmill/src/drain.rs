@@ -117,7 +117,7 @@ struct Rest {
 fn is_out(parts: &Parts, until: Option<Minute>, rest: &mut Rest) -> anyhow::Result<bool> {
     let Some(until) = until else { return Ok(true) };
     let queue = &*parts.queue;
-    let complete = pipeline::complete_until(&*parts.store, parts.config.queue.partitions)?;
+    let complete = pipeline::complete_until(&*parts.store()?, parts.config.queue.partitions)?;
     if complete.is_none_or(|complete| complete < until) {
         return Ok(false);
     }

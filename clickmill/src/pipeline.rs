@@ -46,7 +46,7 @@ pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) queue: Arc<dyn Queue>,
-    pub(crate) store: Arc<dyn AggregateStore>,
+    store: Arc<LazyStore>,
     pub(crate) board: Arc<StageBoard>,
     /// Set while files shall be finished as soon as possible: the end of a drain.
     pub(crate) flush: Arc<AtomicBool>,
@@ -106,12 +106,18 @@ fn open_store(config: &Config, access: Access) -> anyhow::Result<Arc<dyn Aggrega
     }
 }
 
+/// A store that is opened when it is needed first: most stages go on without it.
+struct LazyStore {
+    access: Access,
+    opened: Mutex<Option<Arc<dyn AggregateStore>>>,
+}
+
 impl Parts {
-    /// Opens queue and store, to read figures only or to write them too.
+    /// Opens the queue, and later the store: to read figures only, or to write them too.
     pub(crate) fn open(config: &Config, access: Access) -> anyhow::Result<Self> {
         let clock = clickmill_queue::SystemClock::shared();
         let queue = open_queue_with(config, Arc::clone(&clock))?;
-        let store = open_store(config, access)?;
+        let store = Arc::new(LazyStore { access, opened: Mutex::default() });
         Ok(Self {
             config: config.clone(),
             clock,
@@ -121,6 +127,17 @@ impl Parts {
             flush: Arc::new(AtomicBool::new(false)),
             minutes: None,
         })
+    }
+
+    /// The store, opened if it is not.
+    pub(crate) fn store(&self) -> anyhow::Result<Arc<dyn AggregateStore>> {
+        let mut opened = self.store.opened.lock();
+        if let Some(store) = &*opened {
+            return Ok(Arc::clone(store));
+        }
+        let store = open_store(&self.config, self.store.access)?;
+        *opened = Some(Arc::clone(&store));
+        Ok(store)
     }
 
     fn files(&self) -> anyhow::Result<Arc<Files>> {
@@ -143,13 +160,16 @@ impl Parts {
         Ok(Some(Definitions::load(&*self.queue).context("reading the pipeline's definitions")?))
     }
 
-    /// Refuses to go on where what is committed and what is stored contradict each other: figures would be wrong in silence.
-    pub(crate) fn check_history(&self) -> anyhow::Result<()> {
-        let has_figures = !self.store.progress()?.counts.is_empty();
+    /// Refuses to go on where what is committed and what is stored contradict each other: figures would be wrong in silence. Who does not write figures needs no store for it once something was counted.
+    pub(crate) fn check_history(&self, writes_figures: bool) -> anyhow::Result<()> {
         let has_counted = match self.definitions()? {
             Some(definitions) => !RawTopics::load(&*self.queue, definitions.all())?.committed.is_empty(),
             None => false,
         };
+        if has_counted && !writes_figures {
+            return Ok(());
+        }
+        let has_figures = !self.store()?.progress()?.counts.is_empty();
         let has_written = !self.queue.committed(topology::DB_WRITER, CLICK_RESULTS)?.is_empty();
         if has_figures && !has_counted {
             bail!(
@@ -266,7 +286,7 @@ impl Running {
 
     /// The writers: results, raw lines, late clicks.
     pub(crate) fn writers(&mut self) -> anyhow::Result<()> {
-        let files = self.parts.files()?;
+        let (files, store) = (self.parts.files()?, self.parts.store()?);
         let (parts, name) = (self.parts.clone(), self.name("db-writer")?);
         self.spawn("db-writer", WhenFenced::JoinAgain, move || {
             let config = ResultsConfig {
@@ -276,7 +296,7 @@ impl Running {
                 keep_rankings: parts.config.retention.rankings,
                 minutes: parts.minutes.clone(),
             };
-            let writer = ResultsWriter::start(Arc::clone(&parts.queue), Arc::clone(&parts.store), config)?;
+            let writer = ResultsWriter::start(Arc::clone(&parts.queue), Arc::clone(&store), config)?;
             Ok(Box::new(writer) as Box<dyn Stage>)
         })?;
         let (parts, raw_files, name) = (self.parts.clone(), Arc::clone(&files), self.name("raw-writer")?);

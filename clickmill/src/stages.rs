@@ -59,8 +59,11 @@ pub(crate) fn run(config: &Config, common: &Common, one: One) -> anyhow::Result<
     }
     let stop = up::signals()?;
     let parts = Parts::open(&config, if one == One::Api { Access::Read } else { Access::Write })?;
-    if one != One::Api {
-        parts.check_history()?;
+    match one {
+        // What it sends is counted, or not, by those that look.
+        One::LogWatcher | One::Api => {}
+        One::DbWriter => parts.check_history(true)?,
+        One::Mapper | One::Aggregator | One::Reducer => parts.check_history(false)?,
     }
     if one != One::Api {
         match parts.definitions()?.as_ref().and_then(Definitions::newest) {

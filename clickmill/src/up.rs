@@ -91,7 +91,7 @@ impl Server {
     pub(crate) fn api(parts: &Parts) -> anyhow::Result<Self> {
         let metrics = clickmill_api::install_metrics()?;
         let sources = Sources {
-            store: Arc::clone(&parts.store),
+            store: parts.store()?,
             queue: Some(Arc::clone(&parts.queue)),
             clock: Arc::clone(&parts.clock),
             metrics,
@@ -151,7 +151,7 @@ impl Drop for Server {
 pub(crate) fn prepare(config: &Config) -> anyhow::Result<Parts> {
     pipeline::check_files(config)?;
     let parts = Parts::open(config, Access::Write)?;
-    parts.check_history()?;
+    parts.check_history(true)?;
     if let Proposed::New(definition) = propose(&*parts.queue, &config.definition(), false)?
         && definition.version > 1
     {

@@ -133,6 +133,11 @@ fn while_cassandra_is_away_the_stream_goes_on_and_the_writer_catches_up() {
     wait_for("the mappers to go on", LONG, || (counted("counted") > before + 2000).then_some(()));
     let status = up.get("/v1/status");
     assert_eq!(status["store"], "unavailable", "{status}");
+    for stage in ["mapper", "aggregator", "reducer"] {
+        let another = site.serve(&[stage], LONG);
+        assert_eq!(ask(&another, "/readyz").0, 200, "{stage} needs no store to start");
+        assert!(another.terminate(LONG).success());
+    }
 
     cassandra.restart(0).unwrap();
     wait_for("the API to be ready again", LONG, || (ask(&up, "/readyz").0 == 200).then_some(()));
