@@ -125,6 +125,11 @@ fn the_configuration_reference_is_made_from_the_code() {
     assert_eq!(std::fs::read_to_string(file).unwrap(), page(), "write it anew with CLICKMILL_TEST_WRITE_DOCS=1");
 }
 
+fn load(file: std::path::PathBuf) -> Config {
+    let common = crate::cli::Common { config: Some(file.clone()), data_dir: None, logs: vec![], listen: None };
+    Config::load(&common).unwrap_or_else(|error| panic!("{}: {error:#}", file.display()))
+}
+
 /// The configurations that a page shows.
 fn examples(page: &str) -> Vec<Config> {
     let texts = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
@@ -132,10 +137,18 @@ fn examples(page: &str) -> Vec<Config> {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("clickmill.toml");
         std::fs::write(&file, text).unwrap();
-        let common = crate::cli::Common { config: Some(file), data_dir: None, logs: vec![], listen: None };
-        Config::load(&common).unwrap_or_else(|error| panic!("{text}: {error:#}"))
+        load(file)
     };
     texts.map(load).collect()
+}
+
+#[test]
+fn what_is_deployed_is_a_configuration() {
+    for (name, copies) in [("clickmill.toml", 3), ("clickmill.small.toml", 1)] {
+        let config = load(format!("{}/../deploy/{name}", env!("CARGO_MANIFEST_DIR")).into());
+        assert_eq!(config.queue.replication, Some(copies), "{name}");
+        assert_eq!((config.store.kind, config.files.shared), (StoreKind::Cassandra, true), "{name}");
+    }
 }
 
 #[test]
