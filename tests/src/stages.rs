@@ -11,6 +11,9 @@ use crate::traffic::{Traffic, live};
 /// In what time a process that is told to must be gone.
 pub const GONE_WITHIN: Duration = Duration::from_secs(5);
 
+/// Longer than the session of a process lasts that says nothing.
+const STOPPED_FOR: Duration = Duration::from_secs(15);
+
 /// The stages that work on the queue, in the order in which a click meets them.
 pub const STAGES: [&str; 5] = ["log-watcher", "mapper", "aggregator", "reducer", "db-writer"];
 
@@ -40,9 +43,14 @@ pub fn work_through_every_fate(site: &Site) {
     let mut first: Vec<Running<'_>> = STAGES.iter().map(|stage| start(site, stage)).collect();
     let second: Vec<Running<'_>> = STAGES[1..].iter().map(|stage| start(site, stage)).collect();
     let api = site.serve(&["api", "--listen", "127.0.0.1:0"], LONG);
-    for (stage, process) in STAGES[1..].iter().zip(&second) {
-        wait_for(&format!("the second {stage} to get its share"), LONG, || logged(process, "took over").then_some(()));
-    }
+    let wait_for_share = |which: &str, processes: &[Running<'_>]| {
+        for (stage, process) in STAGES[1..].iter().zip(processes) {
+            wait_for(&format!("the {which} {stage} to get its share"), LONG, || {
+                logged(process, "took over").then_some(())
+            });
+        }
+    };
+    wait_for_share("second", &second);
     wait_for_lines(&api, 2000, LONG);
 
     // Each is asked to end, and hands over what it has; each is killed.
@@ -60,11 +68,15 @@ pub fn work_through_every_fate(site: &Site) {
     }
 
     // All of them are stopped for longer than a session lasts, and their seconds take over; then they wake.
+    wait_for_share("last", &first[1..]);
+    // Until what the killed ones had is shared anew, a group waits for who says nothing.
+    std::thread::sleep(STOPPED_FOR);
     let taken = |process: &Running<'_>| process.stderr().matches("took over").count();
     let taken_before: Vec<usize> = second.iter().map(taken).collect();
     for process in &first {
         process.signal(Signal::STOP);
     }
+    std::thread::sleep(STOPPED_FOR);
     for ((stage, process), before) in STAGES[1..].iter().zip(&second).zip(taken_before) {
         let what = format!("the second {stage} to take over from the one that says nothing");
         wait_for(&what, LONG, || (taken(process) > before).then_some(()));
@@ -74,8 +86,15 @@ pub fn work_through_every_fate(site: &Site) {
     }
     wait_for_lines(&api, 3000, LONG);
     for (stage, process) in STAGES[1..].iter().zip(&first[1..]) {
-        let what = format!("the first {stage} to find that it lost what it had");
-        wait_for(&what, LONG, || (logged(process, "lost to another") || logged(process, "fenced")).then_some(()));
+        let began = Instant::now();
+        while !logged(process, "lost to another") && !logged(process, "fenced") {
+            assert!(
+                began.elapsed() < LONG,
+                "the first {stage} does not find that it lost what it had:\n{}",
+                process.stderr()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     let made = traffic.stop();

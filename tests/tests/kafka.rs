@@ -7,12 +7,13 @@ use std::sync::atomic::AtomicBool;
 
 use clickmill_generator::{Options, Summary, TRUTH_FILE, Truth, generate};
 use clickmill_model::{FilterId, Timestamp};
-use clickmill_servers::Kafka;
+use clickmill_servers::{Kafka, kafka};
 use clickmill_tests::answers::{assert_counts, lines_of_logs};
 use clickmill_tests::process::{LONG, Site};
 use clickmill_tests::raw::assert_raw;
+use clickmill_tests::stages::work_through_every_fate;
 
-fn configuration() -> String {
+fn configuration(brokers: &str) -> String {
     format!(
         r#"
 [input]
@@ -24,14 +25,17 @@ max_disorder = "5s"
 
 [queue]
 kind = "kafka"
-brokers = "{}"
+brokers = "{brokers}"
 partitions = 8
 
 [files]
 shared = true
-"#,
-        Kafka::shared().bootstrap()
+"#
     )
+}
+
+fn on_shared() -> String {
+    configuration(Kafka::shared().bootstrap())
 }
 
 /// Topics are looked at, made, and found as they should be; a configuration that contradicts them is refused.
@@ -45,16 +49,16 @@ fn make_topics(site: &Site) {
     assert_eq!(states(&["topics", "create", "--dry-run"]), ["would be made"]);
     assert_eq!(states(&["topics", "create"]), ["made"]);
     assert_eq!(states(&["topics", "create"]), ["is there, as it should be"]);
-    site.configure(&configuration().replace("partitions = 8", "partitions = 9"));
+    site.configure(&on_shared().replace("partitions = 8", "partitions = 9"));
     let refused = site.run(&["topics", "create", "--dry-run"], LONG);
     assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
     assert!(refused.stderr.contains("ad-clicks has 8 partitions, not 9"), "{}", refused.stderr);
-    site.configure(&configuration());
+    site.configure(&on_shared());
 }
 
 #[test]
 fn a_drain_through_kafka_counts_what_is_true() {
-    let site = Site::new(&configuration());
+    let site = Site::new(&on_shared());
     make_topics(&site);
     let options = Options { clicks: 20_000, ads: 100, files: 3, duplicates: 0.03, ..Options::new(site.logs()) };
     let made = generate(&options, || Timestamp::EPOCH, |_| (), &AtomicBool::new(false)).unwrap();
@@ -69,8 +73,15 @@ fn a_drain_through_kafka_counts_what_is_true() {
 }
 
 #[test]
+fn stages_as_processes_on_kafka_are_ended_killed_and_stopped_and_every_line_counts_once() {
+    // A pipeline has a cluster of its own.
+    let kafka = Kafka::start(&kafka::Options::default()).unwrap();
+    work_through_every_fate(&Site::new(&configuration(kafka.bootstrap())));
+}
+
+#[test]
 fn a_local_folder_for_raw_clicks_is_refused_unless_every_machine_sees_it() {
-    let site = Site::new(&configuration().replace("shared = true", "shared = false"));
+    let site = Site::new(&on_shared().replace("shared = true", "shared = false"));
     let refused = site.run(&["db-writer"], LONG);
     assert_eq!(refused.status.code(), Some(2), "{}", refused.stderr);
     assert!(refused.stderr.contains("files.shared"), "{}", refused.stderr);
@@ -78,7 +89,7 @@ fn a_local_folder_for_raw_clicks_is_refused_unless_every_machine_sees_it() {
 
 #[test]
 fn a_wrong_address_is_named_and_a_password_is_not() {
-    let site = Site::new(&configuration());
+    let site = Site::new(&on_shared());
     let mut command = site.command(&["mapper"]);
     command
         .env("CLICKMILL_QUEUE__BROKERS", "127.0.0.1:1")
