@@ -8,10 +8,10 @@ use std::sync::atomic::AtomicBool;
 use clickmill_generator::{Options, Summary, TRUTH_FILE, Truth, generate};
 use clickmill_model::{FilterId, Timestamp};
 use clickmill_servers::{Kafka, kafka};
-use clickmill_tests::answers::{assert_counts, lines_of_logs};
-use clickmill_tests::process::{LONG, Site};
+use clickmill_tests::answers::{assert_counts, lines_of_logs, lines_so_far};
+use clickmill_tests::process::{LONG, Site, wait_for};
 use clickmill_tests::raw::assert_raw;
-use clickmill_tests::stages::work_through_every_fate;
+use clickmill_tests::stages::{GONE_WITHIN, STAGES, work_through_every_fate};
 
 fn configuration(brokers: &str) -> String {
     format!(
@@ -99,4 +99,101 @@ fn a_wrong_address_is_named_and_a_password_is_not() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("queue.brokers") && said.contains("127.0.0.1:1"), "{said}");
     assert!(!said.contains("hunter2"), "{said}");
+}
+
+/// The rights that the documents name for each stage, as arguments for granting them.
+fn documented_rights() -> Vec<Vec<String>> {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/kafka.md")).unwrap();
+    let (_, table) = page.split_once("| stage | read | write |").unwrap();
+    let rows: Vec<Vec<String>> = table
+        .lines()
+        .skip(2)
+        .take_while(|row| row.starts_with('|'))
+        .map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect())
+        .collect();
+    let quoted = |cell: &str| -> Vec<String> { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+    let topics = |cell: &str| match cell {
+        _ if cell.contains("all topics") => vec!["*".to_owned()],
+        _ if cell.contains("raw topics") => [quoted(cell), vec!["ad-clicks".into()]].concat(),
+        _ => quoted(cell),
+    };
+    let groups_of_all: BTreeSet<String> = rows.iter().flat_map(|row| quoted(&row[3])).collect();
+    let groups = |cell: &str| match cell {
+        _ if cell.contains("all of these") => groups_of_all.iter().cloned().collect(),
+        _ => quoted(cell),
+    };
+    let right = |who: &str, kind: &str, names: Vec<String>, operations: &[&str], more: &[&str]| {
+        let of = names.into_iter().flat_map(|name| [format!("--{kind}"), name]);
+        let may = operations.iter().flat_map(|operation| ["--operation".into(), (*operation).to_owned()]);
+        let user = ["--allow-principal".to_owned(), format!("User:{who}")];
+        user.into_iter().chain(of).chain(may).chain(more.iter().map(|word| (*word).to_owned())).collect::<Vec<_>>()
+    };
+    // What every stage may, besides.
+    let mut rights = vec![
+        right("*", "topic", vec!["*".into()], &["Describe", "DescribeConfigs"], &[]),
+        right("*", "group", vec!["mapper".into(), "db-writer".into()], &["Describe"], &[]),
+    ];
+    for row in &rows {
+        let stages = quoted(&row[0]);
+        let [stage] = &stages[..] else { continue };
+        let prefixed = ["--resource-pattern-type", "prefixed"];
+        for (kind, names, operation, more) in [
+            ("topic", topics(&row[1]), "Read", &[][..]),
+            ("topic", topics(&row[2]), "Write", &[]),
+            ("group", groups(&row[3]), "Read", &[]),
+            ("transactional-id", quoted(&row[4]), "Write", &prefixed),
+        ] {
+            if !names.is_empty() {
+                rights.push(right(stage, kind, names, &[operation], more));
+            }
+        }
+    }
+    rights
+}
+
+#[test]
+fn each_stage_needs_the_rights_that_the_documents_name_and_no_others() {
+    const PASSWORD: &str = "hunter2";
+    let users = ["admin", "log-watcher", "mapper", "aggregator", "reducer", "db-writer", "api"];
+    let mut kafka = Kafka::start_guarded(&users, PASSWORD).unwrap();
+    let properties = "[queue.properties]\nsecurity.protocol = \"SASL_PLAINTEXT\"\nsasl.mechanism = \"SCRAM-SHA-512\"\n";
+    let site = Site::new(&format!("{}{properties}", configuration(kafka.bootstrap())));
+    let as_user = |user: &str, args: &[&str]| {
+        let mut command = site.command(args);
+        command.env("CLICKMILL_QUEUE__PROPERTIES__SASL_USERNAME", user);
+        command.env("CLICKMILL_QUEUE__PROPERTIES__SASL_PASSWORD", PASSWORD);
+        let mut running = site.start_command(command);
+        if args.len() == 1 || args[0] == "api" {
+            running.wait_until_ready(LONG);
+        }
+        running
+    };
+    for args in [&["topics", "create"][..], &["define", "--dry-run"]] {
+        assert!(as_user("admin", args).wait(LONG).success(), "{args:?}");
+    }
+    assert_eq!(
+        as_user("mapper", &["mapper", "--listen", "127.0.0.1:0"]).wait(LONG).code(),
+        Some(1),
+        "it has no right yet"
+    );
+    kafka.allow(&documented_rights()).unwrap();
+
+    let options = Options { clicks: 5_000, ads: 50, duplicates: 0.03, ..Options::new(site.logs()) };
+    let Summary { lines, .. } = generate(&options, || Timestamp::EPOCH, |_| (), &AtomicBool::new(false)).unwrap();
+    let definition = as_user("admin", &["define", "--config", "clickmill.toml"]).wait(LONG);
+    assert!(definition.success());
+    let stages: Vec<_> = STAGES.iter().map(|stage| as_user(stage, &[stage])).collect();
+    let api = as_user("api", &["api", "--listen", "127.0.0.1:0"]);
+    wait_for("every line to go through", LONG, || (lines_so_far(&api) == lines).then_some(()));
+    let truth = Truth::read(&site.logs().join(TRUTH_FILE)).unwrap();
+    let last = truth.counts.keys().next_back().unwrap().0.next().as_number();
+    wait_for("every minute to be complete", LONG, || {
+        api.get("/v1/status")["rankings_complete_until"].as_u64().filter(|until| *until >= last)
+    });
+    assert_counts(&api, FilterId::ALL, &truth);
+    for process in stages {
+        let said = process.stderr();
+        assert!(!said.contains(PASSWORD) && !said.contains("uthorization"), "{said}");
+        assert!(process.terminate(GONE_WITHIN).success());
+    }
 }

@@ -182,6 +182,52 @@ impl Kafka {
         Ok((cluster, certificates))
     }
 
+    /// Starts one broker that wants SASL SCRAM-SHA-512 and lets each user do what [`Kafka::allow`] has granted, and nothing else; the first user may do everything.
+    pub fn start_guarded(users: &[&str], password: &str) -> Result<Self> {
+        let login = "org.apache.kafka.common.security.scram.ScramLoginModule required";
+        let first = users.first().copied().unwrap_or_default();
+        let properties = [
+            ("listener.security.protocol.map", "CLIENT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned()),
+            ("sasl.enabled.mechanisms", "SCRAM-SHA-512".to_owned()),
+            ("sasl.mechanism.inter.broker.protocol", "SCRAM-SHA-512".to_owned()),
+            (
+                "listener.name.client.scram-sha-512.sasl.jaas.config",
+                format!("{login} username=\"{first}\" password=\"{password}\";"),
+            ),
+            ("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer".to_owned()),
+            // Controllers speak among themselves without a name.
+            ("super.users", format!("User:{first};User:ANONYMOUS")),
+        ];
+        let cluster = Self::start(&Options {
+            properties: properties.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+            users: users.iter().map(|user| ((*user).to_owned(), password.to_owned())).collect(),
+            ..Options::default()
+        })?;
+        if let Some(broker) = cluster.brokers.first() {
+            let admin = format!(
+                "security.protocol=SASL_PLAINTEXT\nsasl.mechanism=SCRAM-SHA-512\nsasl.jaas.config={login} username=\"{first}\" password=\"{password}\";\n"
+            );
+            write(&broker.folder.join("admin.properties"), &admin)?;
+        }
+        Ok(cluster)
+    }
+
+    /// Grants rights on a cluster of [`Kafka::start_guarded`], each as the arguments of `kafka-acls.sh --add`.
+    pub fn allow(&mut self, rights: &[Vec<String>]) -> Result<()> {
+        let bootstrap = self.bootstrap.clone();
+        let broker = self.broker(0)?;
+        for right in rights {
+            let mut acls = broker.java("org.apache.kafka.tools.AclCommand");
+            acls.args(["--bootstrap-server", &bootstrap, "--command-config", "admin.properties", "--add"]).args(right);
+            let output = output_within(acls, START_WITHIN).map_err(doing("running", "java"))?;
+            if !output.status.success() {
+                let log = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+                return Err(ServerError::Ended { server: format!("granting {right:?}"), status: output.status, log });
+            }
+        }
+        Ok(())
+    }
+
     /// Where clients connect first: `host:port,…`.
     pub fn bootstrap(&self) -> &str {
         &self.bootstrap
