@@ -7,17 +7,8 @@ use std::time::Instant;
 use clickmill_tests::answers::wait_for_lines;
 use clickmill_tests::process::{LONG, Running, Site, wait_for};
 use clickmill_tests::stages::{GONE_WITHIN, STAGES, start, work_through_every_fate};
-use clickmill_tests::traffic::{Traffic, live};
+use clickmill_tests::traffic::{CONFIGURATION, Traffic, live};
 use serde_json::Value;
-
-const CONFIGURATION: &str = r#"
-[input]
-logs = ["logs/*.log"]
-source = "test"
-
-[time]
-max_disorder = "5s"
-"#;
 
 #[test]
 fn schedule_23_stages_as_processes_are_ended_killed_and_stopped_and_every_line_counts_once() {
@@ -111,4 +102,24 @@ fn schedule_33_a_process_with_the_old_configuration_counts_by_the_new_definition
     for stage in stages {
         assert!(stage.terminate(GONE_WITHIN).success());
     }
+}
+
+#[test]
+fn schedule_33_a_watcher_with_another_configuration_sends_as_the_definition_says() {
+    let site =
+        Site::new(&CONFIGURATION.replace("source = \"test\"", "source = \"test\"\nsources = [\"test\", \"other\"]"));
+    let other = r#"input = { logs = ["other/*.log"], source = "other", partition_by = "ad_id" }"#;
+    std::fs::write(site.path().join("other.toml"), other).unwrap();
+    std::fs::create_dir(site.path().join("other")).unwrap();
+    let line = |i: u32| format!("[AdClickEvent] ad{}, 2021-01-01 00:00:01, user {i}, 1.1.1.1, USA\n", i % 50);
+    let lines: String = (0..200).map(line).collect();
+    for folder in ["logs", "other"] {
+        std::fs::write(site.path().join(folder).join("a.log"), &lines).unwrap();
+    }
+    let up = site.serve(&["up", "--listen", "127.0.0.1:0"], LONG);
+    let watcher = site.serve(&["log-watcher", "--config", "other.toml"], LONG);
+    wait_for("the lines of both", LONG, || (up.get("/v1/status")["books"]["lines"] == 400).then_some(()));
+    let books = up.get("/v1/status")["books"].clone();
+    assert_eq!((&books["counted"], &books["duplicates"]), (&200.into(), &200.into()), "{books}");
+    assert!(watcher.terminate(GONE_WITHIN).success());
 }
