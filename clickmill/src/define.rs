@@ -21,8 +21,21 @@ pub(crate) enum Proposed {
     New(Definition),
 }
 
+/// How often a proposal is looked at anew because another process defined something meanwhile.
+const TRIES: u32 = 10;
+
 /// Proposes a definition. With `dry_run` nothing is written.
 pub(crate) fn propose(queue: &dyn Queue, proposal: &Definition, dry_run: bool) -> anyhow::Result<Proposed> {
+    for _ in 0..TRIES {
+        if let Some(proposed) = try_to_propose(queue, proposal, dry_run)? {
+            return Ok(proposed);
+        }
+    }
+    anyhow::bail!("other processes define something again and again: {TRIES} times another one was faster")
+}
+
+/// `None` where another process was faster.
+fn try_to_propose(queue: &dyn Queue, proposal: &Definition, dry_run: bool) -> anyhow::Result<Option<Proposed>> {
     let history = if queue.partitions(PIPELINE)?.is_some() {
         Definitions::load(queue).context("reading the pipeline's definitions")?.all().to_vec()
     } else {
@@ -55,15 +68,17 @@ pub(crate) fn propose(queue: &dyn Queue, proposal: &Definition, dry_run: bool) -
             if !dry_run {
                 queue.create_topics(&topology::topics(last))?;
             }
-            Ok(Proposed::Same(last.clone()))
+            Ok(Some(Proposed::Same(last.clone())))
         }
         (next, _) => {
             let next = next.unwrap_or_else(|| proposal.clone());
             if !dry_run {
                 queue.create_topics(&topology::topics(&next)).context("making the topics")?;
-                definitions::append(queue, &next).context("writing the definition")?;
+                if !definitions::append(queue, &next).context("writing the definition")? {
+                    return Ok(None);
+                }
             }
-            Ok(Proposed::New(next))
+            Ok(Some(Proposed::New(next)))
         }
     }
 }

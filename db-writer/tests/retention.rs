@@ -184,7 +184,7 @@ fn schedule_34_raw_lines_of_a_retired_topic_are_written_as_far_as_they_were_coun
     send(&rig, 0, 2);
     rig.send("more-clicks", Record::of(line(9).into_bytes()));
     let second = clickmill_model::Definition { version: 2, ..reading(&["more-clicks"]) };
-    definitions::append(&rig.queue, &second).unwrap();
+    assert!(definitions::append(&rig.queue, &second).unwrap());
     let topics = |found: &[common::Found]| found.iter().map(|(topic, ..)| topic.clone()).collect::<Vec<_>>();
     let mut writer = rig.writer("a");
     rig.settle(&mut writer).unwrap();

@@ -57,10 +57,56 @@ impl Definitions {
     }
 }
 
-/// Appends a definition, which must follow the newest one ([`Definition::following`]).
-pub fn append(queue: &dyn Queue, definition: &Definition) -> Result<()> {
+/// Appends a definition, which must follow the newest one ([`Definition::following`]). False, and nothing is appended, where that is not the one before it any more: another process was faster.
+#[must_use = "what follows from the definition before must be looked up anew where it is false"]
+pub fn append(queue: &dyn Queue, definition: &Definition) -> Result<bool> {
+    // It ends those that others began before, so that nobody appends between our look at what is there and our commit: whoever begins after us ends ours.
+    let mut producer = queue.producer("define")?;
+    let newest = Definitions::load(queue)?.newest().map_or(0, |newest| newest.version);
+    if newest + 1 != definition.version {
+        return Ok(false);
+    }
     let value = serde_json::to_vec(definition).map_err(|error| QueueError::Broken(error.to_string()))?;
     let mut transaction = Transaction::default();
     transaction.send(place(), Record::of(value));
-    queue.producer("define")?.commit(&transaction, None).map(|_| ())
+    match producer.commit(&transaction, None) {
+        Ok(_) => Ok(true),
+        Err(QueueError::Fenced(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use clickmill_model::records::PIPELINE;
+
+    use super::*;
+    use crate::memory::MemoryQueue;
+    use crate::topology;
+
+    #[test]
+    fn of_several_processes_that_define_at_once_each_version_is_one_of_theirs() {
+        let queue = MemoryQueue::new(crate::SystemClock::shared());
+        queue.create_topics(&topology::topics(&Definition::default())).unwrap();
+        let queue: Arc<dyn Queue> = Arc::new(queue);
+        std::thread::scope(|scope| {
+            for n in 1..=4 {
+                let queue = Arc::clone(&queue);
+                scope.spawn(move || {
+                    let mut appended = 0;
+                    while appended < 5 {
+                        let version =
+                            Definitions::load(&*queue).unwrap().newest().map_or(1, |newest| newest.version + 1);
+                        let definition = Definition { version, n, ..Definition::default() };
+                        appended += u32::from(append(&*queue, &definition).unwrap());
+                    }
+                });
+            }
+        });
+        let definitions = Definitions::load(&*queue).unwrap();
+        let versions: Vec<_> = definitions.all().iter().map(|definition| definition.version).collect();
+        assert_eq!(versions, Vec::from_iter(1..=20), "{PIPELINE}");
+    }
 }

@@ -53,14 +53,14 @@ impl Rig {
         self.queue.delete_topic(PIPELINE);
         self.queue.create_topics(&[spec(PIPELINE, 1)]).unwrap();
         self.queue.create_topics(&topics.iter().map(|topic| spec(topic, 1)).collect::<Vec<_>>()).unwrap();
-        clickmill_queue::definitions::append(&self.queue, &reading(topics)).unwrap();
+        assert!(clickmill_queue::definitions::append(&self.queue, &reading(topics)).unwrap());
     }
 
     pub fn new(files: Files) -> Self {
         let clock = Arc::new(ManualClock::new(START));
         let queue = MemoryQueue::new(Arc::<ManualClock>::clone(&clock));
         queue.create_topics(&[spec(TOPIC, 1), spec(PIPELINE, 1)]).unwrap();
-        clickmill_queue::definitions::append(&queue, &reading(&[TOPIC])).unwrap();
+        assert!(clickmill_queue::definitions::append(&queue, &reading(&[TOPIC])).unwrap());
         Self { clock, queue, files: Arc::new(files), flush: Arc::default() }
     }
 

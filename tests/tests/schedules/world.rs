@@ -114,7 +114,7 @@ impl World {
         let clock = Arc::new(ManualClock::new(at(0)));
         let queue = MemoryQueue::new(Arc::clone(&clock) as Arc<dyn Clock>);
         queue.create_topics(&topology::topics(&definition)).unwrap();
-        definitions::append(&queue, &definition).unwrap();
+        assert!(definitions::append(&queue, &definition).unwrap());
         let slow_store = Arc::new(SlowStore::default());
         Self {
             clock,
@@ -146,7 +146,7 @@ impl World {
     pub(crate) fn define(&mut self, proposal: &Definition) -> bool {
         let Some(next) = proposal.following(&self.definitions).unwrap() else { return false };
         self.queue.create_topics(&topology::topics(&next)).unwrap();
-        definitions::append(&self.queue, &next).unwrap();
+        assert!(definitions::append(&self.queue, &next).unwrap());
         self.definitions.push(next);
         true
     }
