@@ -9,8 +9,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::fetch::{self, Server};
-use crate::process::{self, ServerProcess, Signal, output_within};
-use crate::{Result, ServerError, doing, write};
+use crate::process::{self, ServerProcess, Signal};
+use crate::{Result, certificates, doing, write};
 
 /// Names a running node that the tests shall use.
 pub const INSTEAD: &str = "CLICKMILL_TEST_CASSANDRA";
@@ -22,9 +22,6 @@ const READY: &str = "Starting listening for CQL clients";
 
 /// How long a start may take, on a machine that is busy with something else.
 const START_WITHIN: Duration = Duration::from_secs(180);
-
-/// What protects the key of a node; everybody may know it.
-const STORE_PASSWORD: &str = "clickmill";
 
 const LOGBACK: &str = r#"<configuration>
   <appender name="out" class="ch.qos.logback.core.ConsoleAppender"><encoder><pattern>%d %p %logger{0}: %m%n</pattern></encoder></appender>
@@ -152,12 +149,12 @@ impl Cassandra {
         let storage = free_port(&hosts, &[native])?;
         let mut cluster = Self {
             addresses: hosts.iter().map(|host| format!("{host}:{native}")).collect(),
-            certificate: options.tls.then(|| folder.path().join("certificate.pem")),
+            certificate: options.tls.then(|| folder.path().join("node.pem")),
             nodes: Vec::new(),
             _folder: None,
         };
         if options.tls {
-            make_certificate(folder.path(), &hosts)?;
+            certificates::make(folder.path(), "node", &hosts)?;
         }
         let seeds: Vec<String> = hosts.iter().map(|host| format!("{host}:{storage}")).collect();
         for (number, host) in (0_u64..).zip(&hosts) {
@@ -208,8 +205,7 @@ impl Cassandra {
 
     /// Makes a certificate (PEM) that no node has, in this folder.
     pub fn certificate_of_nobody(folder: &Path) -> Result<PathBuf> {
-        make_certificate(folder, &[Ipv4Addr::LOCALHOST])?;
-        Ok(folder.join("certificate.pem"))
+        Ok(certificates::make(folder, "nobody", &[Ipv4Addr::LOCALHOST])?.certificate)
     }
 
     /// Kills node `number` (from 0) as a power failure would.
@@ -252,25 +248,6 @@ fn free_port(hosts: &[Ipv4Addr], taken: &[u16]) -> Result<u16> {
     }
 }
 
-/// A key for all nodes, and the certificate that names their addresses: `key.p12`, `certificate.pem`.
-fn make_certificate(folder: &Path, hosts: &[Ipv4Addr]) -> Result<()> {
-    let names: Vec<String> = hosts.iter().map(|host| format!("ip:{host}")).collect();
-    let names = format!("san={}", names.join(","));
-    let make = ["-genkeypair", "-keyalg", "EC", "-groupname", "secp256r1", "-validity", "30", "-dname", "CN=clickmill"];
-    let export = ["-exportcert", "-rfc", "-file", "certificate.pem"];
-    for arguments in [[&make[..], &["-ext", &names]].concat(), export.to_vec()] {
-        let mut keytool = Command::new("keytool");
-        keytool.current_dir(folder).args(arguments);
-        keytool.args(["-alias", "node", "-storetype", "PKCS12", "-keystore", "key.p12", "-storepass", STORE_PASSWORD]);
-        let output = output_within(keytool, START_WITHIN).map_err(doing("running", "keytool"))?;
-        if !output.status.success() {
-            let log = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-            return Err(ServerError::Ended { server: "making a certificate".into(), status: output.status, log });
-        }
-    }
-    Ok(())
-}
-
 impl Node {
     /// Writes its configuration.
     fn prepare(&self, own: &str, shared: &Path) -> Result<()> {
@@ -292,8 +269,9 @@ impl Node {
         }
         if self.options.tls {
             yaml += &format!(
-                "client_encryption_options:\n  enabled: true\n  optional: false\n  keystore: {}\n  keystore_password: {STORE_PASSWORD}\n  store_type: PKCS12\n",
-                shared.join("key.p12").display()
+                "client_encryption_options:\n  enabled: true\n  optional: false\n  keystore: {}\n  keystore_password: {}\n  store_type: PKCS12\n",
+                shared.join("node.p12").display(),
+                certificates::PASSWORD
             );
         }
         write(&self.folder.join("cassandra.yaml"), &yaml)

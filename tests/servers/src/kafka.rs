@@ -1,7 +1,7 @@
 //! Apache Kafka (KRaft): one broker, or several.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::fetch::{self, Server};
-use crate::process::{self, ServerProcess, Signal, output_within};
-use crate::{Result, ServerError, doing, write};
+use crate::process::{self, ServerProcess, Signal, run};
+use crate::{Result, certificates, doing, write};
 
 /// Names a running broker that the tests shall use.
 pub const INSTEAD: &str = "CLICKMILL_TEST_KAFKA";
@@ -153,11 +153,8 @@ impl Kafka {
     /// Starts one broker that speaks TLS and wants SASL SCRAM-SHA-512 of `user` with `password`. Returns with it two files with certificates: the broker's, and a stranger's.
     pub fn start_secure(user: &str, password: &str) -> Result<(Self, [PathBuf; 2])> {
         let folder = process::folder("clickmill-tls-")?;
-        let keys = folder.path().join("broker.p12");
-        let certificates = ["broker", "stranger"].map(|name| folder.path().join(format!("{name}.pem")));
-        for file in &certificates {
-            make_certificate(file)?;
-        }
+        let make = |name| certificates::make(folder.path(), name, &[Ipv4Addr::LOCALHOST]);
+        let (broker, stranger) = (make("broker")?, make("stranger")?);
         let login = "org.apache.kafka.common.security.scram.ScramLoginModule required";
         let properties = [
             ("listener.security.protocol.map", "CLIENT:SASL_SSL,CONTROLLER:PLAINTEXT".to_owned()),
@@ -167,10 +164,10 @@ impl Kafka {
                 "listener.name.client.scram-sha-512.sasl.jaas.config",
                 format!("{login} username=\"{user}\" password=\"{password}\";"),
             ),
-            ("ssl.keystore.location", keys.display().to_string()),
+            ("ssl.keystore.location", broker.key.display().to_string()),
             ("ssl.keystore.type", "PKCS12".to_owned()),
-            ("ssl.keystore.password", "changeit".to_owned()),
-            ("ssl.truststore.location", certificates[0].display().to_string()),
+            ("ssl.keystore.password", certificates::PASSWORD.to_owned()),
+            ("ssl.truststore.location", broker.certificate.display().to_string()),
             ("ssl.truststore.type", "PEM".to_owned()),
         ];
         let mut cluster = Self::start(&Options {
@@ -179,7 +176,7 @@ impl Kafka {
             ..Options::default()
         })?;
         cluster._certificates = Some(folder);
-        Ok((cluster, certificates))
+        Ok((cluster, [broker.certificate, stranger.certificate]))
     }
 
     /// Starts one broker that wants SASL SCRAM-SHA-512 and lets each user do what [`Kafka::allow`] has granted, and nothing else; the first user may do everything.
@@ -219,11 +216,7 @@ impl Kafka {
         for right in rights {
             let mut acls = broker.java("org.apache.kafka.tools.AclCommand");
             acls.args(["--bootstrap-server", &bootstrap, "--command-config", "admin.properties", "--add"]).args(right);
-            let output = output_within(acls, START_WITHIN).map_err(doing("running", "java"))?;
-            if !output.status.success() {
-                let log = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-                return Err(ServerError::Ended { server: format!("granting {right:?}"), status: output.status, log });
-            }
+            run(&format!("granting {right:?}"), acls, START_WITHIN)?;
         }
         Ok(())
     }
@@ -263,24 +256,6 @@ impl Kafka {
     }
 }
 
-/// Makes a key pair in `name.p12` and its certificate, signed by itself, in `name.pem`.
-fn make_certificate(file: &Path) -> Result<()> {
-    let keytool = |args: &[&str]| -> Result<()> {
-        let mut keytool = Command::new("keytool");
-        keytool.args(args).args(["-alias", "broker", "-storepass", "changeit", "-storetype", "PKCS12", "-keystore"]);
-        keytool.arg(file.with_extension("p12"));
-        let output = output_within(keytool, START_WITHIN).map_err(doing("running", "keytool"))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let log = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        Err(ServerError::Ended { server: "making a certificate".into(), status: output.status, log })
-    };
-    let name = ["-dname", "CN=127.0.0.1", "-ext", "SAN=ip:127.0.0.1", "-validity", "30"];
-    keytool(&[&["-genkeypair", "-keyalg", "RSA"], &name[..]].concat())?;
-    keytool(&["-exportcert", "-rfc", "-file", &file.to_string_lossy()])
-}
-
 fn join(host: IpAddr, ports: &[u16]) -> String {
     ports.iter().map(|port| format!("{host}:{port}")).collect::<Vec<_>>().join(",")
 }
@@ -314,16 +289,7 @@ impl Broker {
         for (name, password) in &self.options.users {
             format.args(["--add-scram", &format!("SCRAM-SHA-512=[name={name},password={password}]")]);
         }
-        let output = output_within(format, START_WITHIN).map_err(doing("running", "java"))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let log = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        Err(ServerError::Ended {
-            server: format!("formatting the folder of {}", self.name),
-            status: output.status,
-            log,
-        })
+        run(&format!("formatting the folder of {}", self.name), format, START_WITHIN)
     }
 
     fn java(&self, class: &str) -> Command {

@@ -5,6 +5,7 @@
 //! Tests that shall use servers which run already are pointed at them by `CLICKMILL_TEST_KAFKA=host:port` and `CLICKMILL_TEST_CASSANDRA=host:port`.
 
 pub mod cassandra;
+mod certificates;
 pub mod fetch;
 pub mod kafka;
 pub mod process;

@@ -188,6 +188,17 @@ fn tail(log: &str) -> String {
     log[from..].to_owned()
 }
 
+/// Runs a program that must succeed. An error says `what` it was to do.
+pub(crate) fn run(what: &str, command: Command, at_most: Duration) -> Result<()> {
+    let program = command.get_program().to_owned();
+    let output = output_within(command, at_most).map_err(doing("running", program))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let log = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    Err(ServerError::Ended { server: what.to_owned(), status: output.status, log })
+}
+
 /// Runs a program to its end, and kills it where that takes too long.
 pub(crate) fn output_within(mut command: Command, at_most: Duration) -> std::io::Result<Output> {
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn()?;
