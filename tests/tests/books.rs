@@ -153,6 +153,7 @@ fn every_line_is_in_the_books_once_and_every_rejected_one_is_found() {
     let late = up.get("/v1/late");
     assert_eq!(late["lines"].as_array().unwrap().len(), 1);
     assert_eq!((&late["lines"][0]["byte_offset"], &late["lines"][0]["reason"]), (&0.into(), &Value::Null));
+    assert_documented(&up.try_get("/metrics").unwrap().1);
     assert!(up.terminate(LONG).success());
 
     // A drain has books of its own, of what it read.
@@ -170,6 +171,23 @@ fn every_line_is_in_the_books_once_and_every_rejected_one_is_found() {
     let late = more.len() - rejected;
     let expected = format!("{} lines: 0 clicks, 0 duplicates, {late} late, {rejected} rejected;", more.len());
     assert!(summary.starts_with(&expected), "{summary:?} does not begin with {expected:?}");
+}
+
+/// Demands that `docs/metrics.md` has every metric that is shown, and every one that an alert looks at.
+fn assert_documented(metrics: &str) {
+    let read = |file: &str| fs::read_to_string(format!("{}/../{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let (documented, alerts) = (read("docs/metrics.md"), read("deploy/alerts.yaml"));
+    let is_name = |c: char| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit();
+    let is_there = |name: &str| {
+        let ends = [format!("`{name}`"), format!("`{name}{{")];
+        ends.iter().any(|end| documented.contains(end.as_str()))
+    };
+    let shown = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let looked_at = alerts.split(|c| !is_name(c)).filter(|word| word.starts_with("clickmill_"));
+    for name in shown.chain(looked_at) {
+        let base = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name);
+        assert!(is_there(name) || is_there(base), "docs/metrics.md does not have {name}");
+    }
 }
 
 #[test]
