@@ -12,32 +12,8 @@ use std::time::{Duration, Instant};
 use clickmill_generator::{Options, Start};
 use clickmill_model::{Minute, Timestamp};
 use clickmill_tests::process::{Running, Site, wait_for};
-use clickmill_tests::traffic::{Traffic, wall_clock};
+use clickmill_tests::traffic::{CONFIGURATION, FILTERS, Traffic, wall_clock};
 use serde_json::Value;
-
-const CONFIGURATION: &str = r#"
-[input]
-logs = ["logs/*.log"]
-source = "bench"
-
-[time]
-max_disorder = "5s"
-
-[[filter]]
-id = 1
-name = "USA"
-country = ["USA"]
-
-[[filter]]
-id = 2
-name = "neither USA nor India"
-exclude_country = ["USA", "India"]
-
-[[filter]]
-id = 3
-name = "a network"
-ip = ["207.148.0.0/16"]
-"#;
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(120);
@@ -50,7 +26,7 @@ fn main() {
     let numbers: Vec<u64> = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
     let minutes = numbers.first().copied().unwrap_or(10);
     let rate = numbers.get(1).copied().unwrap_or(50_000);
-    let site = Site::new(CONFIGURATION);
+    let site = Site::new(&[CONFIGURATION, FILTERS].concat());
     let traffic = Traffic::start(Options {
         clicks: u64::MAX,
         ads: 100_000,
@@ -67,11 +43,11 @@ fn main() {
     );
     let mut delays = Vec::new();
     for _ in 0..minutes {
-        let (cpu, began) = (cpu_seconds(up.pid()), Instant::now());
+        let (cpu, began) = (up.cpu_seconds(), Instant::now());
         delays.extend(watch_a_minute(&up));
         println!(
             "  {:4.0} % CPU  {:5} MB  {:4} ms",
-            (cpu_seconds(up.pid()) - cpu) / began.elapsed().as_secs_f64() * 100.0,
+            (up.cpu_seconds() - cpu) / began.elapsed().as_secs_f64() * 100.0,
             resident_bytes(up.pid()) / 1_000_000,
             delays.last().map_or(0, |delay: &Duration| delay.as_millis()),
         );
@@ -204,13 +180,6 @@ fn report(what: &str, times: &[Duration]) {
         at(0.999),
         at(1.0)
     );
-}
-
-/// User and system time of a process so far.
-fn cpu_seconds(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
-    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
 }
 
 fn resident_bytes(pid: u32) -> u64 {

@@ -260,6 +260,13 @@ impl Running<'_> {
         self.child.id()
     }
 
+    /// User and system time that it has taken so far.
+    pub fn cpu_seconds(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+        (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+    }
+
     /// Waits for its end.
     ///
     /// # Panics

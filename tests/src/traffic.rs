@@ -9,6 +9,34 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clickmill_generator::{GenerateError, Options, Start, Summary, generate};
 use clickmill_model::Timestamp;
 
+/// One watcher of a site's logs, whose lines are out of order by five seconds at most.
+pub const CONFIGURATION: &str = r#"
+[input]
+logs = ["logs/*.log"]
+source = "test"
+
+[time]
+max_disorder = "5s"
+"#;
+
+/// Three filters as a configuration has them, each of which matches some of the clicks.
+pub const FILTERS: &str = r#"
+[[filter]]
+id = 1
+name = "USA"
+country = ["USA"]
+
+[[filter]]
+id = 2
+name = "neither USA nor India"
+exclude_country = ["USA", "India"]
+
+[[filter]]
+id = 3
+name = "two networks"
+ip = ["207.148.0.0/16", "2001:db8:8::/45"]
+"#;
+
 /// A thread that writes log files until it is stopped.
 #[derive(Debug)]
 pub struct Traffic {

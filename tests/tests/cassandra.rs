@@ -10,18 +10,11 @@ use clickmill_model::{FilterId, Timestamp};
 use clickmill_servers::{Cassandra, cassandra};
 use clickmill_tests::answers::{assert_counts, assert_top};
 use clickmill_tests::process::{LONG, Running, Site, wait_for};
-use clickmill_tests::traffic::{Traffic, live};
+use clickmill_tests::traffic::{CONFIGURATION, Traffic, live};
 
 fn configuration(node: &str, keyspace: &str) -> String {
     format!(
-        r#"
-[input]
-logs = ["logs/*.log"]
-source = "test"
-
-[time]
-max_disorder = "5s"
-
+        r#"{CONFIGURATION}
 [[filter]]
 id = 1
 name = "USA"

@@ -20,7 +20,7 @@ use clickmill_tests::answers::{assert_everything, wait_for_lines};
 use clickmill_tests::dice::{Dice, SEED, seeds};
 use clickmill_tests::process::{LONG, Running, Site};
 use clickmill_tests::stages::{GONE_WITHIN, STAGES};
-use clickmill_tests::traffic::{Traffic, live};
+use clickmill_tests::traffic::{CONFIGURATION, Traffic, live};
 
 /// How long everything goes wrong, usually.
 const USUAL: u64 = 40;
@@ -37,14 +37,7 @@ fn number_of(variable: &str) -> Option<u64> {
 fn configuration(kafka: &Kafka, cassandra: &Cassandra, servers: u8, more: &str) -> String {
     let nodes: Vec<String> = cassandra.addresses().iter().map(|address| format!("{address:?}")).collect();
     format!(
-        r#"
-[input]
-logs = ["logs/*.log"]
-source = "test"
-
-[time]
-max_disorder = "5s"
-
+        r#"{CONFIGURATION}
 [queue]
 kind = "kafka"
 brokers = "{}"

@@ -11,17 +11,8 @@ use clickmill_generator::{Options, Summary, generate};
 use clickmill_model::Timestamp;
 use clickmill_tests::answers::{assert_everything, lines_so_far, wait_for_lines};
 use clickmill_tests::process::{Finished, LONG, Running, Site, wait_for};
-use clickmill_tests::traffic::{Traffic, live};
+use clickmill_tests::traffic::{CONFIGURATION, Traffic, live};
 use serde_json::Value;
-
-const CONFIGURATION: &str = r#"
-[input]
-logs = ["logs/*.log"]
-source = "test"
-
-[time]
-max_disorder = "5s"
-"#;
 
 /// The data folder, as the program knows it.
 const DATA: &str = "clickmill-data";

@@ -12,17 +12,11 @@ use clickmill_tests::answers::{assert_counts, lines_of_logs, lines_so_far};
 use clickmill_tests::process::{LONG, Site, wait_for};
 use clickmill_tests::raw::assert_raw;
 use clickmill_tests::stages::{GONE_WITHIN, STAGES, work_through_every_fate};
+use clickmill_tests::traffic::CONFIGURATION;
 
 fn configuration(brokers: &str) -> String {
     format!(
-        r#"
-[input]
-logs = ["logs/*.log"]
-source = "test"
-
-[time]
-max_disorder = "5s"
-
+        r#"{CONFIGURATION}
 [queue]
 kind = "kafka"
 brokers = "{brokers}"

@@ -16,31 +16,7 @@ use clickmill_tests::dice::{Dice, seeds};
 use clickmill_tests::model::Model;
 use clickmill_tests::process::{LONG, Running, Site, wait_for};
 use clickmill_tests::raw::assert_raw;
-use clickmill_tests::traffic::{Traffic, live};
-
-const CONFIGURATION: &str = r#"
-[input]
-logs = ["logs/*.log"]
-source = "test"
-
-[time]
-max_disorder = "5s"
-
-[[filter]]
-id = 1
-name = "USA"
-country = ["USA"]
-
-[[filter]]
-id = 2
-name = "neither USA nor India"
-exclude_country = ["USA", "India"]
-
-[[filter]]
-id = 3
-name = "two networks"
-ip = ["207.148.0.0/16", "2001:db8:8::/45"]
-"#;
+use clickmill_tests::traffic::{CONFIGURATION, FILTERS, Traffic, live};
 
 fn definition() -> Definition {
     let filter = |json: &str| serde_json::from_str::<Filter>(json).unwrap();
@@ -78,7 +54,7 @@ fn no_clock() -> Timestamp {
 
 #[test]
 fn drain_counts_are_exactly_the_truth() {
-    let site = Site::new(CONFIGURATION);
+    let site = Site::new(&[CONFIGURATION, FILTERS].concat());
     let options =
         Options { clicks: 60_000, ads: 300, minutes: 8, files: 4, duplicates: 0.03, ..Options::new(site.logs()) };
     let Summary { lines, clicks, duplicates, .. } =
@@ -117,7 +93,7 @@ fn thirty_kills_under_load_lose_and_double_nothing() {
     const KILLS: u64 = 30;
     let seed = seeds(1)[0];
     let mut dice = Dice::new(seed);
-    let site = Site::new(CONFIGURATION);
+    let site = Site::new(&[CONFIGURATION, FILTERS].concat());
     let traffic = Traffic::start(Options { seed, ..live(&site.logs(), 3000) });
     let mut ready = 0;
     for kill in 0..KILLS {
@@ -183,7 +159,7 @@ fn ask(api: &Running<'_>, dice: &mut Dice, told: &mut Vec<Told>) {
 
 #[test]
 fn schedule_36_what_is_said_to_be_complete_while_it_is_being_written_is_the_truth() {
-    let site = Site::new(CONFIGURATION);
+    let site = Site::new(&[CONFIGURATION, FILTERS].concat());
     let history = Start::Now { history: Duration::from_secs(3600) };
     let traffic = Traffic::start(Options { start: history, ..live(&site.logs(), 60) });
     let up = site.serve(&["up", "--listen", "127.0.0.1:0"], LONG);
