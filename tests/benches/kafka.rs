@@ -4,16 +4,23 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use clickmill_generator::{Options, Summary, generate};
-use clickmill_model::Timestamp;
+use clickmill_generator::{Options, Summary, TRUTH_FILE, Truth, generate};
+use clickmill_model::records::{CLICK_RESULTS, ResultBody, ResultRecord};
+use clickmill_model::{Minute, Offset, Partition, Timestamp};
+use clickmill_queue::kafka::{self as client, KafkaQueue};
+use clickmill_queue::{Queue, TopicPartition};
 use clickmill_servers::{Kafka, kafka};
 use clickmill_tests::process::{Running, Site, wait_for};
 use clickmill_tests::traffic::{CONFIGURATION, FILTERS};
 
 const PARTITIONS: u32 = 8;
+
+/// Filter 0 and those of the configuration; each is ranked by the reducer partition of its number.
+const FILTER_COUNT: u32 = 4;
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(600);
@@ -27,6 +34,8 @@ fn main() {
     let options = Options { clicks, ads: 100_000, duplicates: 0.01, ..Options::new(site.logs()) };
     let Summary { lines, bytes, .. } =
         generate(&options, || Timestamp::EPOCH, |_| (), &AtomicBool::new(false)).unwrap();
+    let truth = Truth::read(&site.logs().join(TRUTH_FILE)).unwrap();
+    let end = truth.counts.keys().next_back().unwrap().0.next();
     println!("{lines} lines of {} bytes, {processes} processes of a stage", bytes / lines);
     site.succeed(&["topics", "create"], LONG);
     site.succeed(&["define"], LONG);
@@ -42,18 +51,40 @@ fn main() {
         .iter()
         .flat_map(|stage| (0..processes).map(|_| site.start(&[stage])))
         .collect();
-    let api = site.serve(&["api", "--listen", "127.0.0.1:0"], LONG);
-    let is_through = || {
-        let status = api.get("/v1/status");
-        let lag = |name: &str| {
-            let stages = status["stages"].as_array().unwrap();
-            stages.iter().find(|stage| stage["name"] == name).and_then(|stage| stage["lag_records"].as_u64())
-        };
-        (status["books"]["lines"] == lines && lag("aggregator") == Some(0) && lag("reducer") == Some(0)).then_some(())
-    };
-    wait_for("every line to be counted", LONG, is_through);
+    let results = KafkaQueue::open(client::Options { brokers: kafka.bootstrap().into(), ..client::Options::default() });
+    let mut results =
+        Results { queue: results.unwrap(), next: [Offset(0); PARTITIONS as usize], told: BTreeMap::new() };
+    wait_for("every figure to be told", LONG, || results.are_told(end).then_some(()));
     let cpu = stages.iter().map(|stage| stage.cpu_seconds()).sum();
     report("ad-clicks to click-results", lines, began.elapsed(), cpu);
+}
+
+/// What has been told in `click-results` so far.
+struct Results {
+    queue: KafkaQueue,
+    next: [Offset; PARTITIONS as usize],
+    /// By kind and partition: the first minute that is not told.
+    told: BTreeMap<(bool, Partition), Minute>,
+}
+
+impl Results {
+    /// True once the counts of every partition and the rankings of every filter are told until then.
+    fn are_told(&mut self, end: Minute) -> bool {
+        for (partition, next) in (0..).zip(&mut self.next) {
+            let records = self.queue.read(&TopicPartition::new(CLICK_RESULTS, partition), *next, 16 << 20).unwrap();
+            for record in records {
+                *next = record.offset.next();
+                match ResultRecord::decode(&record.record.value).unwrap().body {
+                    ResultBody::Closed { partition, until, .. } => self.told.insert((false, partition), until),
+                    ResultBody::Ranked { partition, until } => self.told.insert((true, partition), until),
+                    ResultBody::Counts { .. } | ResultBody::Rankings { .. } => None,
+                };
+            }
+        }
+        let is_told = |kind, partition| self.told.get(&(kind, Partition(partition))).is_some_and(|until| *until >= end);
+        (0..PARTITIONS).all(|partition| is_told(false, partition))
+            && (0..FILTER_COUNT).all(|filter| is_told(true, filter))
+    }
 }
 
 fn configuration(brokers: &str) -> String {
