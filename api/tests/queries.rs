@@ -286,6 +286,7 @@ fn checkpoint(watermark: &str, books: Books) -> Committed {
         definitions: vec![],
         books,
         inputs_since: 1,
+        clock_bounds: Vec::new(),
     };
     Committed { offset: Offset(2), metadata: metadata.encode() }
 }

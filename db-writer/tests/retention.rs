@@ -166,6 +166,7 @@ fn mapped(rig: &Rig, topic: &str, to: u64, announced: &[u32]) {
         definitions: announced.iter().map(|version| Announced::new(*version, Minute::MIN)).collect(),
         books: Default::default(),
         inputs_since: 0,
+        clock_bounds: Vec::new(),
     };
     let mut consumer = rig.queue.consumer(topology::MAPPER, &[topic]).unwrap();
     assert!(matches!(consumer.poll(Duration::ZERO, 1).unwrap(), Poll::Assigned(_)));

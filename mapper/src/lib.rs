@@ -11,6 +11,7 @@
 //!
 //! [`PartitionMapper`] is the operator, pure; [`MapperWorker`] feeds it, the only part that knows the queue.
 
+mod clocks;
 mod combine;
 mod definitions;
 mod identities;

@@ -11,6 +11,7 @@ use clickmill_model::{
 };
 use clickmill_queue::Fetched;
 
+use crate::clocks::ClockBounds;
 use crate::combine::{Combiner, Counted};
 use crate::definitions::Definitions;
 use crate::open::{OpenMinute, OpenMinutes};
@@ -62,6 +63,7 @@ struct Pending {
 pub struct PartitionMapper {
     raw: RawPartition,
     time: TimeSettings,
+    clock_bounds: ClockBounds,
     required: BTreeSet<String>,
     definitions: Definitions,
     sources: Sources,
@@ -108,6 +110,7 @@ impl PartitionMapper {
         Self {
             raw,
             time: definition.time,
+            clock_bounds: ClockBounds::new(definition.time.max_clock_skew),
             required: definition.sources.clone(),
             definitions: Definitions::new(definition, in_force.from, in_force.open_from),
             sources: Sources::default(),
@@ -153,6 +156,7 @@ impl PartitionMapper {
         if !inputs::goes_on(definitions, &mapper.raw, &checkpoint.definitions) {
             mapper.leaving = Leaving::Left;
         }
+        mapper.clock_bounds = ClockBounds::restore(&checkpoint.clock_bounds, mapper.time.max_clock_skew);
         mapper.began = checkpoint.replay_from.min(offset);
         mapper.watermark = checkpoint.watermark;
         mapper.told = checkpoint.watermark;
@@ -261,7 +265,7 @@ impl PartitionMapper {
 
     /// Parses a record's lines, if it has any, and decides what is late, wrong or rejected. Returns the highest event time that no clock forbids.
     fn lines(&mut self, record: &Fetched, lines: Option<&[u8]>, replay: bool) -> Option<Timestamp> {
-        let latest = record.arrival.after(self.time.max_clock_skew);
+        let latest = record.arrival.after(self.clock_bounds.at(record.offset));
         let mut parser = std::mem::take(&mut self.parser);
         let mut highest = None;
         let mut counted = false;
@@ -453,6 +457,7 @@ impl PartitionMapper {
         self.told = self.watermark;
         self.told_live = self.sources.has_live(&self.time);
         self.definition_told = true;
+        let replay_from = self.replay_from();
         let batch = |lines: Vec<SetAside>| (!lines.is_empty()).then(|| SetAsideBatch { raw: self.raw.clone(), lines });
         Mapped {
             blocks,
@@ -462,12 +467,13 @@ impl PartitionMapper {
             checkpoint: MapperCheckpoint {
                 watermark: self.watermark,
                 has_live_source: self.told_live,
-                replay_from: self.replay_from(),
+                replay_from,
                 highest_counted: self.open.highest,
                 last_heard: self.sources.last_heard(),
                 definitions,
                 books: self.books.clone(),
                 inputs_since: self.inputs_since,
+                clock_bounds: self.clock_bounds.since(replay_from),
             },
         }
     }

@@ -9,7 +9,7 @@ use clickmill_mapper::{Combiner, Mapped, Others, PartitionMapper};
 use clickmill_model::records::{MapperCheckpoint, Origin, SourceHeader, SourceMark};
 use clickmill_model::{
     Announced, Definition, Filter, FilterId, InputTopic, Minute, Offset, Partition, RawPartition, RejectReason,
-    Timestamp, Watermark,
+    TimeSettings, Timestamp, Watermark,
 };
 use clickmill_queue::{Fetched, Record};
 
@@ -380,6 +380,30 @@ fn a_partition_whose_last_offsets_hold_no_record_is_at_its_end_too() {
     assert!(bench.mapper.has_news());
     bench.take();
     assert!(bench.mapper.has_left());
+}
+
+#[test]
+fn a_line_read_again_is_judged_by_the_clock_that_held_when_it_came() {
+    // Before and after: the bound on clocks, in seconds. The click is 240 s ahead when it comes first.
+    for (before, after, counted_at_first) in [(300, 60, true), (60, 300, false)] {
+        let mut bench = Bench::new();
+        let with = |version, seconds, first: &Definition| {
+            let max_clock_skew = Duration::from_secs(seconds);
+            Definition { version, time: TimeSettings { max_clock_skew, ..first.time }, ..first.clone() }
+        };
+        let (first, second) = (with(1, before, &bench.definitions[0]), with(2, after, &bench.definitions[0]));
+        bench.mapper = PartitionMapper::new(raw(), &first, Offset(0));
+        bench.definitions = vec![first, second.clone()];
+        bench.record(0, Some(("w", mark(-30))), &[line("a", 240, "u")]);
+        bench.mapper.define(&second, Offset(1));
+        bench.take();
+        bench.restart();
+        let mapped = bench.record(241, Some(("w", mark(200))), &[line("a", 240, "u"), line("b", 241 + 299, "u")]);
+        let books = &mapped.checkpoint.books;
+        assert_eq!(bench.count("a", 4, 0), 1, "once, {before} s and then {after} s");
+        assert_eq!(books.duplicates, u64::from(counted_at_first), "{before} s and then {after} s");
+        assert_eq!(books.rejected[RejectReason::WrongClock as usize], 1, "the bound of now holds for what is new");
+    }
 }
 
 #[test]

@@ -205,6 +205,7 @@ mod tests {
             definitions: Vec::new(),
             books: crate::records::Books::default(),
             inputs_since: 0,
+            clock_bounds: Vec::new(),
         }
     }
 

@@ -26,6 +26,7 @@ impl PartitionMapper {
 
     pub(super) fn put_in_force(&mut self, definition: &Definition, from: Minute, open_from: Minute) {
         self.time = definition.time;
+        self.clock_bounds.change(self.to, definition.time.max_clock_skew);
         self.required = definition.sources.clone();
         self.definitions.put_in_force(definition, from, open_from);
         self.definition_told = false;

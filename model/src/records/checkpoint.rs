@@ -1,5 +1,7 @@
 //! What the mapper writes beside its committed offset: where a restart goes on from, and the books.
 
+use std::time::Duration;
+
 use crate::codec::{CodecError, Reader, Writer};
 use crate::definition::DefinitionVersion;
 use crate::ids::Offset;
@@ -8,7 +10,7 @@ use crate::line::RejectReason;
 use crate::time::{Minute, Timestamp, Watermark};
 
 const WHAT: &str = "a mapper checkpoint";
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// What became of the lines of one raw partition since its first record: `lines = counted + duplicates + late + rejected`, always.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -50,9 +52,9 @@ impl Books {
 
 /// The metadata of the mapper's committed offset.
 ///
-/// On the wire: version 2; watermark (zigzag microseconds, `i64::MIN` for none); 1 where it follows live sources of its own, else 0; `replay_from`; 0, or 1 and the highest
+/// On the wire: version 3; watermark (zigzag microseconds, `i64::MIN` for none); 1 where it follows live sources of its own, else 0; `replay_from`; 0, or 1 and the highest
 /// minute counted; 0 where nothing was heard yet, 1 or 2 and the arrival of the last source's last record, 2 where that source is a watcher; the definitions ([`Announced`]: in version 1 without `open_from`); lines, counted, duplicates, late, the number of reasons and the count of each;
-/// `inputs_since` (not in version 1).
+/// `inputs_since` (not in version 1); how many [`ClockBound`]s, and of each the offset and the microseconds (not in versions 1 and 2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MapperCheckpoint {
     /// The partition's watermark.
@@ -72,6 +74,17 @@ pub struct MapperCheckpoint {
     pub books: Books,
     /// The definition whose inputs were read when this was committed ([`crate::ReadInputs::since`]).
     pub inputs_since: DefinitionVersion,
+    /// The bounds on clocks that hold for records from `replay_from` on; by rising offset. None in a checkpoint of an older version.
+    pub clock_bounds: Vec<ClockBound>,
+}
+
+/// How far ahead of its arrival a click may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockBound {
+    /// The first record that is judged by it.
+    pub from: Offset,
+    /// What `time.max_clock_skew` was when it was read.
+    pub max_clock_skew: Duration,
 }
 
 impl AsRef<[Announced]> for MapperCheckpoint {
@@ -105,6 +118,11 @@ impl MapperCheckpoint {
             out.uint(count);
         }
         out.uint(self.inputs_since.into());
+        out.uint(self.clock_bounds.len() as u64);
+        for bound in &self.clock_bounds {
+            out.uint(bound.from.0);
+            out.uint(u64::try_from(bound.max_clock_skew.as_micros()).unwrap_or(u64::MAX));
+        }
         out.finish()
     }
 
@@ -134,6 +152,13 @@ impl MapperCheckpoint {
             *books.rejected.get_mut(i).ok_or_else(|| input.corrupt("more reasons than there are"))? = count;
         }
         let inputs_since = if format == 1 { 0 } else { input.u32()? };
+        let mut clock_bounds = Vec::new();
+        if format > 2 {
+            for _ in 0..input.count(2)? {
+                let from = Offset(input.uint()?);
+                clock_bounds.push(ClockBound { from, max_clock_skew: Duration::from_micros(input.uint()?) });
+            }
+        }
         input.finish()?;
         Ok(Self {
             watermark,
@@ -144,6 +169,7 @@ impl MapperCheckpoint {
             definitions,
             books,
             inputs_since,
+            clock_bounds,
         })
     }
 }
@@ -160,7 +186,17 @@ mod tests {
         assert_eq!(checkpoint.watermark.time().as_micros(), 5);
         assert_eq!(checkpoint.definitions, [Announced::new(2, Minute::from_epoch(3))]);
         assert_eq!((checkpoint.books.counted, checkpoint.books.late, checkpoint.inputs_since), (3, 2, 0));
-        let again = MapperCheckpoint { inputs_since: 4, ..checkpoint };
+        let bound = ClockBound { from: Offset(7), max_clock_skew: Duration::from_secs(60) };
+        let again = MapperCheckpoint { inputs_since: 4, clock_bounds: vec![bound], ..checkpoint };
         assert_eq!(MapperCheckpoint::decode(&again.encode()), Ok(again));
+    }
+
+    #[test]
+    fn a_checkpoint_of_version_2_is_read() {
+        // As above, with where a minute was first open behind the definition, and `inputs_since` at the end.
+        let bytes = [2, 10, 1, 7, 1, 18, 2, 22, 1, 2, 6, 4, 6, 3, 1, 2, 0, 5];
+        let checkpoint = MapperCheckpoint::decode(&bytes).unwrap();
+        assert_eq!((checkpoint.inputs_since, checkpoint.clock_bounds.len()), (5, 0));
+        assert_eq!(checkpoint.definitions[0].open_from, Minute::from_epoch(2));
     }
 }

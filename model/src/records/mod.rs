@@ -8,7 +8,7 @@ mod set_aside;
 mod source;
 
 pub use candidates::{CandidateRecord, Candidates};
-pub use checkpoint::{Books, MapperCheckpoint};
+pub use checkpoint::{Books, ClockBound, MapperCheckpoint};
 pub use partial::PartialBlock;
 pub use results::{Covered, FilterSpan, Ranking, ResultBody, ResultRecord};
 pub use set_aside::{SetAside, SetAsideBatch};
