@@ -52,7 +52,10 @@ fn main() {
             delays.last().map_or(0, |delay: &Duration| delay.as_millis()),
         );
     }
-    println!("a minute could be read at most {} ms after its watermark", delays.iter().max().unwrap().as_millis());
+    println!(
+        "a minute could be read at most {} ms after its watermark",
+        delays.iter().max().map_or(0, Duration::as_millis)
+    );
 
     let count = |now: Minute| format!("/v1/ads/ad000001/aggregated_count?from={}&to={now}", now.plus(-60));
     report(&format!("count of 60 minutes, {REQUESTS} requests/s"), &load(&up, REQUESTS, 30, count));
