@@ -126,8 +126,9 @@ fn the_configuration_reference_is_made_from_the_code() {
 }
 
 fn load(file: std::path::PathBuf) -> Config {
-    let common = crate::cli::Common { config: Some(file.clone()), data_dir: None, logs: vec![], listen: None };
-    Config::load(&common).unwrap_or_else(|error| panic!("{}: {error:#}", file.display()))
+    let text = std::fs::read_to_string(&file).unwrap();
+    let common = crate::cli::Common { config: Some(file), data_dir: None, logs: vec![], listen: None };
+    Config::load(&common).unwrap_or_else(|error| panic!("{text}: {error:#}"))
 }
 
 /// The configurations that a page shows.
