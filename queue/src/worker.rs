@@ -18,13 +18,20 @@ pub struct WorkerConfig {
     pub name: String,
     /// How long records are gathered for one transaction when few come.
     pub linger: Duration,
+    /// How long they are gathered at most when many wait, as after a pause: a transaction has a price of its own.
+    pub longest: Duration,
     /// How many bytes of records are gathered for one transaction at most, about.
     pub transaction_bytes: usize,
 }
 
 impl Default for WorkerConfig {
     fn default() -> Self {
-        Self { name: "0".into(), linger: Duration::from_millis(50), transaction_bytes: 16 << 20 }
+        Self {
+            name: "0".into(),
+            linger: Duration::from_millis(50),
+            longest: Duration::from_millis(500),
+            transaction_bytes: 64 << 20,
+        }
     }
 }
 
@@ -118,6 +125,9 @@ pub trait Work: Send {
 /// How often [`Work::look`] is called.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// How many bytes of one partition are polled at once, about.
+const POLL_BYTES: usize = 8 << 20;
+
 /// How long a worker waits before it tries again to commit into a full queue.
 const FULL_PAUSE: Duration = Duration::from_millis(20);
 
@@ -182,13 +192,14 @@ impl<W: Work> Worker<W> {
         Ok(())
     }
 
-    /// Polls until the transaction is full, the linger is over, nothing more is there, or partitions are asked for, which it returns.
+    /// Polls until the transaction is full, the linger is over and nothing more is there, it took as long as it may, or partitions are asked for, which it returns.
     fn gather(&mut self, now: Timestamp, wait: Duration) -> Result<Vec<TopicPartition>, StageError> {
         let mut gathered = 0;
         let mut wait = if self.work.has_more() { Duration::ZERO } else { wait };
-        let mut deadline = None;
+        // When the first records came.
+        let mut first: Option<Instant> = None;
         loop {
-            match self.consumer.poll(wait, (self.config.transaction_bytes / 2).max(1))? {
+            match self.consumer.poll(wait, POLL_BYTES)? {
                 Poll::Assigned(partitions) => {
                     for (partition, committed) in partitions {
                         self.assign(partition, committed)?;
@@ -203,7 +214,7 @@ impl<W: Work> Worker<W> {
                 Poll::Records { from, records, .. } => {
                     gathered += records.iter().map(|r| r.record.size_bytes()).sum::<usize>();
                     self.take_in(&from, &records, now)?;
-                    deadline.get_or_insert_with(|| Instant::now() + self.config.linger);
+                    first.get_or_insert_with(Instant::now);
                 }
                 Poll::Idle { at_end } => {
                     for partition in at_end {
@@ -212,19 +223,18 @@ impl<W: Work> Worker<W> {
                             self.work.at_end(&mut input.operator, now);
                         }
                     }
-                    if deadline.is_none_or(|at| Instant::now() >= at) {
+                    if first.is_none_or(|at| at.elapsed() >= self.config.linger) {
                         return Ok(Vec::new());
                     }
                 }
             }
-            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             if gathered >= self.config.transaction_bytes
-                || left.is_some_and(|left| left.is_zero())
+                || first.is_some_and(|at| at.elapsed() >= self.config.longest)
                 || self.work.is_full(self.inputs.values().map(|input| &input.operator))
             {
                 return Ok(Vec::new());
             }
-            wait = left.unwrap_or(Duration::ZERO);
+            wait = first.map_or(Duration::ZERO, |at| self.config.linger.saturating_sub(at.elapsed()));
         }
     }
 

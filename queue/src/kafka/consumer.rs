@@ -15,7 +15,7 @@ use super::group::{Decision, GroupContext, give_back};
 use super::member::Member;
 use super::native::{self, Bell, Membership};
 use super::offsets;
-use super::shared::{Shared, client_name, configured, list, place};
+use super::shared::{Shared, client_name, configured, connect, list, place};
 use crate::check;
 use crate::tell;
 use crate::types::{Committed, Consumer, ConsumerIdentity, Poll, QueueError, Result, TopicPartition};
@@ -80,6 +80,8 @@ impl KafkaConsumer {
         let rings = Arc::clone(&bell);
         consumer.set_nonempty_callback(move || rings.ring());
         let consumer = Arc::new(consumer);
+        // Who does not answer now is waited for by librdkafka itself.
+        let _ = connect(consumer.client());
         let failed = |error| shared.trouble.unavailable(format!("joining the group {group}"), &error);
         consumer.subscribe(topics).map_err(failed)?;
         let who = ConsumerIdentity { group: group.to_owned(), member };

@@ -170,6 +170,8 @@ impl Options {
             ("queued.max.messages.kbytes", FETCH_AHEAD_KIB.to_string()),
             ("max.partition.fetch.bytes", (4 << 20).to_string()),
             ("fetch.error.backoff.ms", "100".to_owned()),
+            // What was fetched ahead is read in less: with the default of a second readers would wait most of the time.
+            ("fetch.queue.backoff.ms", "5".to_owned()),
         ] {
             if !own(&config, name) {
                 config.set(name, value);

@@ -21,7 +21,7 @@ use super::member::Member;
 use super::native::{self, TransactionError};
 use super::offsets;
 use super::options::MAX_RECORD_BYTES;
-use super::shared::{Shared, client_name, configured};
+use super::shared::{Shared, client_name, configured, connect};
 use crate::check;
 use crate::types::{Consumer, Producer, QueueError, Record, Result, TopicPartition, Transaction};
 
@@ -121,6 +121,8 @@ impl KafkaProducer {
             .producer(&client_name("send"), id)
             .create_with_context(context)
             .map_err(|error| configured(&shared.options, &error))?;
+        // Who does not answer now is waited for, or complained of, with what follows.
+        let _ = connect(producer.client());
         let at_most = 2 * shared.options.transaction_timeout;
         producer
             .init_transactions(at_most)

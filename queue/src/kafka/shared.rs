@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use clickmill_model::Offset;
 use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::Offset as Place;
@@ -72,10 +73,10 @@ impl Shared {
         };
         let deadline = Instant::now() + ANSWER_WITHIN;
         loop {
-            let answer = shared.looker.fetch_metadata(Some("clickmill-is-anybody-there"), FIRST_ATTEMPT);
+            let connected = connect(shared.looker.client());
             hear(&shared.looker);
-            match answer {
-                Ok(_) => return Ok(shared),
+            match connected {
+                Ok(()) => return Ok(shared),
                 Err(error) if shared.trouble.is_final() || Instant::now() >= deadline => {
                     return Err(shared.trouble.unavailable("connecting to Kafka", &error));
                 }
@@ -210,6 +211,11 @@ impl Shared {
         groups.insert(key, Arc::clone(&client));
         Ok(client)
     }
+}
+
+/// Waits until a broker answers. A client that is asked for more before it is connected looks again for who could answer only after a while, up to half a second.
+pub(super) fn connect<C: ClientContext>(client: &Client<C>) -> Result<(), KafkaError> {
+    client.fetch_metadata(Some("clickmill-is-anybody-there"), FIRST_ATTEMPT).map(drop)
 }
 
 /// Lets a client say what troubles it: its context notes that.

@@ -110,6 +110,13 @@ pub(super) fn open_reader(file: &Path, busy: Duration) -> Result<Option<Connecti
     Ok(Some(conn))
 }
 
+/// How many tables there are, and the file's two numbers.
+fn look(conn: &Connection) -> Result<(i64, i64, i64)> {
+    let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", (), |row| row.get(0))?;
+    let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    Ok((tables, pragma("application_id")?, pragma("user_version")?))
+}
+
 #[derive(Debug, PartialEq, Eq)]
 enum State {
     Empty,
@@ -117,10 +124,11 @@ enum State {
 }
 
 fn check(conn: &Connection) -> Result<State> {
-    // The tables first: a writer that makes the store meanwhile commits them together with the two numbers.
-    let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", (), |row| row.get(0))?;
-    let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    let (application, version) = (pragma("application_id")?, pragma("user_version")?);
+    // At one moment: others may be making the store meanwhile.
+    conn.execute_batch("SAVEPOINT looking")?;
+    let looked = look(conn);
+    conn.execute_batch("RELEASE looking")?;
+    let (tables, application, version) = looked?;
     if application == 0 && version == 0 && tables == 0 {
         return Ok(State::Empty);
     }
@@ -133,4 +141,29 @@ fn check(conn: &Connection) -> Result<State> {
         )));
     }
     Ok(State::Ours)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_may_make_a_store_at_once() {
+        const BUSY: Duration = Duration::from_secs(30);
+        for _ in 0..20 {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("store.db");
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| open_writer(&file, BUSY).map(drop).unwrap());
+                    scope.spawn(|| {
+                        while open_reader(&file, BUSY).unwrap().is_none() {
+                            std::thread::yield_now();
+                        }
+                    });
+                }
+            });
+        }
+    }
 }

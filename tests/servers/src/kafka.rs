@@ -221,6 +221,14 @@ impl Kafka {
         Ok(())
     }
 
+    /// Deletes every topic whose name matches the regular expression, on a cluster without passwords.
+    pub fn delete_topics(&mut self, pattern: &str) -> Result<()> {
+        let bootstrap = self.bootstrap.clone();
+        let mut topics = self.broker(0)?.java("org.apache.kafka.tools.TopicCommand");
+        topics.args(["--bootstrap-server", &bootstrap, "--delete", "--topic", pattern]);
+        run(&format!("deleting topics {pattern}"), topics, START_WITHIN)
+    }
+
     /// Where clients connect first: `host:port,…`.
     pub fn bootstrap(&self) -> &str {
         &self.bootstrap

@@ -198,7 +198,7 @@ impl World {
     fn make(&self, (kind, name): Who) -> Result<Process, StageError> {
         let queue: Arc<dyn Queue> = Arc::new(self.queue.clone());
         let (name, linger) = (name.to_string(), Duration::ZERO);
-        let config = WorkerConfig { name: name.clone(), linger, ..WorkerConfig::default() };
+        let config = WorkerConfig { name: name.clone(), linger, longest: linger, ..WorkerConfig::default() };
         let stage: Box<dyn Stage> = match kind {
             Kind::Mapper => Box::new(MapperWorker::start(queue, config)?),
             Kind::Aggregator => Box::new(AggregatorWorker::start(queue, config)?),
