@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use clickmill_generator::{Options, Start};
 use clickmill_model::{Minute, Timestamp};
 use clickmill_tests::process::{Running, Site, wait_for};
+use clickmill_tests::stages::watch_a_minute;
 use clickmill_tests::traffic::{CONFIGURATION, FILTERS, Traffic, wall_clock};
 use serde_json::Value;
 
@@ -44,7 +45,7 @@ fn main() {
     let mut delays = Vec::new();
     for _ in 0..minutes {
         let (cpu, began) = (up.cpu_seconds(), Instant::now());
-        delays.extend(watch_a_minute(&up));
+        delays.extend(watch_a_minute(&up, LONG));
         println!(
             "  {:4.0} % CPU  {:5} MB  {:4} ms",
             (up.cpu_seconds() - cpu) / began.elapsed().as_secs_f64() * 100.0,
@@ -75,37 +76,6 @@ fn main() {
     drop(up);
     let made = traffic.stop();
     println!("{} lines were written", made.lines);
-}
-
-/// Waits until one more minute can be read. Returns how long after its watermark that was.
-fn watch_a_minute(up: &Running<'_>) -> Option<Duration> {
-    let minute = |status: &Value| status["rankings_complete_until"].as_u64();
-    let before = minute(&up.get("/v1/status"));
-    let mut passed: Option<(Minute, Instant)> = None;
-    let deadline = Instant::now() + LONG;
-    while Instant::now() < deadline {
-        let status = up.get("/v1/status");
-        let asked = Instant::now();
-        if let Some(watermark) =
-            status["watermark"].as_str().and_then(|w| clickmill_model::line::parse_timestamp(w.as_bytes()))
-        {
-            let open = watermark.minute();
-            if passed.is_none_or(|(minute, _)| minute < open) {
-                passed = Some((open, asked));
-            }
-        }
-        if minute(&status) > before
-            && let (Some((_, at)), Some(_)) = (passed, before)
-        {
-            // The status is up to a quarter of a second old for both, so that their difference is right to about that.
-            return Some(at.elapsed());
-        }
-        if before.is_none() && minute(&status).is_some() {
-            return None;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    panic!("no minute closed in {LONG:?}");
 }
 
 /// How far the watermark is behind the clock.

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use clickmill_model::Minute;
+use clickmill_model::line::parse_timestamp;
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::answers::{assert_everything, wait_for_lines};
 use crate::process::{LONG, Running, Site, wait_for};
@@ -109,4 +112,36 @@ pub fn work_through_every_fate(site: &Site) {
 
 fn start_later<'a>(site: &'a Site, stage: &str) -> Running<'a> {
     site.start(&[stage])
+}
+
+/// Waits until one more minute can be read. Returns how long after its watermark that was; `None` for the first one.
+///
+/// # Panics
+/// Where none could be by the deadline.
+pub fn watch_a_minute(api: &Running<'_>, at_most: Duration) -> Option<Duration> {
+    let minute = |status: &Value| status["rankings_complete_until"].as_u64();
+    let before = minute(&api.get("/v1/status"));
+    let mut passed: Option<(Minute, Instant)> = None;
+    let deadline = Instant::now() + at_most;
+    while Instant::now() < deadline {
+        let status = api.get("/v1/status");
+        let asked = Instant::now();
+        if let Some(watermark) = status["watermark"].as_str().and_then(|w| parse_timestamp(w.as_bytes())) {
+            let open = watermark.minute();
+            if passed.is_none_or(|(minute, _)| minute < open) {
+                passed = Some((open, asked));
+            }
+        }
+        if minute(&status) > before
+            && let (Some((_, at)), Some(_)) = (passed, before)
+        {
+            // The status is up to a quarter of a second old for both, so that their difference is right to about that.
+            return Some(at.elapsed());
+        }
+        if before.is_none() && minute(&status).is_some() {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("no minute closed in {at_most:?}");
 }
