@@ -57,8 +57,8 @@ fn run(brokers: &str, clicks: u64, processes: u64) {
 
     let began = Instant::now();
     let watcher = site.serve(&["log-watcher"], LONG);
-    let sent = || metric(&watcher, "clickmill_watcher_lines_total");
-    wait_for("the files to be read", LONG, || (sent() >= lines).then_some(()));
+    let sent = || watcher.metric("clickmill_watcher_lines_total");
+    wait_for("the files to be read", LONG, || (sent() >= lines as f64).then_some(()));
     report("files to ad-clicks", lines, began.elapsed(), watcher.cpu_seconds());
     // Until it has said that nothing more is coming.
     std::thread::sleep(SETTLED);
@@ -118,12 +118,6 @@ shared = true
 
 {FILTERS}"#
     )
-}
-
-fn metric(process: &Running<'_>, name: &str) -> u64 {
-    let Some((200, metrics)) = process.try_get("/metrics") else { return 0 };
-    let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse::<f64>().ok());
-    value.unwrap_or_default() as u64
 }
 
 fn report(what: &str, lines: u64, took: Duration, cpu: f64) {

@@ -227,6 +227,16 @@ impl Running<'_> {
         serde_json::from_str(&body).unwrap()
     }
 
+    /// The sum of a metric over its labels; 0 where there is none.
+    pub fn metric(&self, name: &str) -> f64 {
+        let Some((200, metrics)) = self.try_get("/metrics") else { return 0.0 };
+        let of_name = metrics.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once([' ']));
+        of_name
+            .filter(|(labels, _)| labels.is_empty() || labels.starts_with('{'))
+            .filter_map(|(_, value)| value.parse::<f64>().ok())
+            .sum()
+    }
+
     /// Kills it as a power failure would.
     pub fn kill(mut self) {
         self.child.kill().unwrap();

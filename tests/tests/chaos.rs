@@ -1,5 +1,5 @@
 //! Everything goes wrong at once: on a real Kafka and a real Cassandra, with every stage as two processes, these are killed, stopped for longer than a session lasts and told to end, brokers and nodes are killed
-//! and stopped, and the definition changes, as a seed says, while lines are written. Then every figure must be what is true.
+//! and stopped, the network to them stalls or is cut, and the definition changes, as a seed says, while lines are written. Then every figure must be what is true.
 //!
 //! `CLICKMILL_TEST_CHAOS_SECONDS=3600 cargo test -p clickmill-tests --test chaos` runs for an hour instead of less than a minute, `CLICKMILL_TEST_SEED=17` runs the acts of another seed.
 //! `CLICKMILL_TEST_CHAOS_SERVERS=3` runs three brokers and three nodes.
@@ -15,7 +15,7 @@ use clickmill_model::{FilterId, Minute, Offset, Partition, Span, SpanKind};
 use clickmill_queue::kafka::{self as client, KafkaQueue};
 use clickmill_queue::{Queue, TopicPartition};
 use clickmill_servers::process::Signal;
-use clickmill_servers::{Cassandra, Kafka, cassandra, kafka};
+use clickmill_servers::{Cassandra, Kafka, Network, cassandra, kafka};
 use clickmill_tests::answers::{assert_everything, wait_for_lines};
 use clickmill_tests::dice::{Dice, SEED, seeds};
 use clickmill_tests::process::{LONG, Running, Site};
@@ -120,8 +120,25 @@ enum Act {
         node: usize,
         seconds: u64,
     },
+    /// Nothing comes or goes, and nobody is told.
+    Stall {
+        server: Server,
+        seconds: u64,
+    },
+    /// Every connection is closed, and new ones at once.
+    Cut {
+        server: Server,
+        seconds: u64,
+    },
     /// One filter more.
     Define,
+}
+
+/// A server, by its number.
+#[derive(Debug, Clone, Copy)]
+enum Server {
+    Broker(usize),
+    Node(usize),
 }
 
 impl Act {
@@ -129,7 +146,8 @@ impl Act {
         let process = random.below(processes) as usize;
         let server = random.below(servers) as usize;
         let seconds = 1 + random.below(12);
-        match random.below(12) {
+        let any = if random.below(2) == 0 { Server::Broker(server) } else { Server::Node(server) };
+        match random.below(16) {
             0..4 => Self::Kill { process },
             4 => Self::Terminate { process },
             5 | 6 => Self::Stop { process, seconds: SESSION + 1 + seconds / 2 },
@@ -137,8 +155,17 @@ impl Act {
             8 => Self::StopBroker { broker: server, seconds },
             9 => Self::KillNode { node: server, seconds },
             10 => Self::StopNode { node: server, seconds },
+            11 | 12 => Self::Stall { server: any, seconds },
+            13 | 14 => Self::Cut { server: any, seconds: seconds / 3 },
             _ => Self::Define,
         }
+    }
+}
+
+fn set(kafka: &mut Kafka, cassandra: &mut Cassandra, server: Server, network: Network) {
+    match server {
+        Server::Broker(broker) => kafka.network(broker, network).unwrap(),
+        Server::Node(node) => cassandra.network(node, network).unwrap(),
     }
 }
 
@@ -157,10 +184,10 @@ fn whatever_goes_wrong_at_once_every_click_counts_once() {
     let seconds = number_of("CLICKMILL_TEST_CHAOS_SECONDS").unwrap_or(USUAL);
     let servers = number_of("CLICKMILL_TEST_CHAOS_SERVERS").unwrap_or(1) as u8;
     println!("replay with {SEED}={seed}");
-    let mut kafka = Kafka::start(&kafka::Options { brokers: servers.into(), ..kafka::Options::default() }).unwrap();
-    let mut cassandra =
-        Cassandra::start(&cassandra::Options { nodes: servers, heap_mib: 448, ..cassandra::Options::default() })
-            .unwrap();
+    let brokers = kafka::Options { brokers: servers.into(), cuttable: true, ..kafka::Options::default() };
+    let nodes = cassandra::Options { nodes: servers, heap_mib: 448, cuttable: true, ..cassandra::Options::default() };
+    let mut kafka = Kafka::start(&brokers).unwrap();
+    let mut cassandra = Cassandra::start(&nodes).unwrap();
     let mut filters = String::new();
     let site = Site::new(&configuration(&kafka, &cassandra, servers, &filters));
     for command in [&["topics", "create"][..], &["schema", "create"], &["define"]] {
@@ -210,6 +237,16 @@ fn whatever_goes_wrong_at_once_every_click_counts_once() {
                 cassandra.signal(node, Signal::STOP).unwrap();
                 pass(&mut processes, seconds);
                 cassandra.signal(node, Signal::CONT).unwrap();
+            }
+            Act::Stall { server, seconds } => {
+                set(&mut kafka, &mut cassandra, server, Network::Stalled);
+                pass(&mut processes, seconds);
+                set(&mut kafka, &mut cassandra, server, Network::Up);
+            }
+            Act::Cut { server, seconds } => {
+                set(&mut kafka, &mut cassandra, server, Network::Cut);
+                pass(&mut processes, seconds);
+                set(&mut kafka, &mut cassandra, server, Network::Up);
             }
             Act::Define => {
                 filters += &format!("\n[[filter]]\nid = {versions}\nuser_id = [\"user {versions}\"]\n");

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::fetch::{self, Server};
 use crate::process::{self, ServerProcess, Signal};
+use crate::proxy::{Network, Proxy};
 use crate::{Result, certificates, doing, write};
 
 /// Names a running node that the tests shall use.
@@ -92,11 +93,13 @@ pub struct Options {
     pub heap_mib: u32,
     /// True where it shall run long and fast, as nodes usually do: the compiler takes its time at the start, and the log is synced every ten seconds.
     pub optimise: bool,
+    /// True where [`Cassandra::network`] shall be able to stall and to cut what comes and goes between clients and a node.
+    pub cuttable: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 1, passwords: false, tls: false, heap_mib: 640, optimise: false }
+        Self { nodes: 1, passwords: false, tls: false, heap_mib: 640, optimise: false, cuttable: false }
     }
 }
 
@@ -120,6 +123,7 @@ struct Node {
     is_first: bool,
     makes_user: bool,
     process: Option<ServerProcess>,
+    network: Option<Proxy>,
 }
 
 impl Cassandra {
@@ -144,11 +148,14 @@ impl Cassandra {
         let jars = fetch::jars(SERVER)?;
         let folder = process::folder("clickmill-cassandra-")?;
         let hosts: Vec<Ipv4Addr> = (1..=options.nodes.max(1)).map(|n| Ipv4Addr::new(127, 0, 0, n)).collect();
+        // Where clients find them: where the network between can be cut, the nodes themselves are somewhere else.
+        let net = if options.cuttable { 1 } else { 0 };
+        let fronts: Vec<Ipv4Addr> = (1..=options.nodes.max(1)).map(|n| Ipv4Addr::new(127, 0, net, n)).collect();
         // Nodes find each other, and clients find them, by the port of the first.
-        let native = free_port(&hosts, &[])?;
+        let native = free_port(&[&hosts[..], &fronts].concat(), &[])?;
         let storage = free_port(&hosts, &[native])?;
         let mut cluster = Self {
-            addresses: hosts.iter().map(|host| format!("{host}:{native}")).collect(),
+            addresses: fronts.iter().map(|host| format!("{host}:{native}")).collect(),
             certificate: options.tls.then(|| folder.path().join("node.pem")),
             nodes: Vec::new(),
             _folder: None,
@@ -157,12 +164,12 @@ impl Cassandra {
             certificates::make(folder.path(), "node", &hosts)?;
         }
         let seeds: Vec<String> = hosts.iter().map(|host| format!("{host}:{storage}")).collect();
-        for (number, host) in (0_u64..).zip(&hosts) {
+        for ((number, host), front) in (0_u64..).zip(&hosts).zip(&fronts) {
             // Evenly around the ring, and none at its very beginning, which clients take for its end.
             let share = u64::MAX / hosts.len() as u64;
             let token = i64::MIN.wrapping_add((share * number + share / 2) as i64);
             let own = format!(
-                "initial_token: {token}\nlisten_address: {host}\nrpc_address: {host}\nnative_transport_port: {native}\nstorage_port: {storage}\n\
+                "initial_token: {token}\nlisten_address: {host}\nrpc_address: {host}\nbroadcast_rpc_address: {front}\nnative_transport_port: {native}\nstorage_port: {storage}\n\
                  seed_provider:\n  - class_name: org.apache.cassandra.locator.SimpleSeedProvider\n    parameters:\n      - seeds: \"{}\"\n",
                 seeds.join(",")
             );
@@ -175,6 +182,10 @@ impl Cassandra {
                 is_first: number == 0,
                 makes_user: false,
                 process: None,
+                network: options
+                    .cuttable
+                    .then(|| Proxy::start((*front, native).into(), (*host, native).into()))
+                    .transpose()?,
             };
             node.prepare(&own, folder.path())?;
             cluster.nodes.push(node);
@@ -230,6 +241,19 @@ impl Cassandra {
             Some(process) => process.signal(signal),
             None => Ok(()),
         }
+    }
+
+    /// Changes the network between clients and node `number` (from 0) of a cluster that is [`Options::cuttable`].
+    pub fn network(&mut self, number: usize, network: Network) -> Result<()> {
+        match &self.node(number)?.network {
+            Some(proxy) => proxy.set(network),
+            None => {
+                return Err(doing("changing the network to node", number.to_string())(std::io::Error::other(
+                    "it is not cuttable",
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn node(&mut self, number: usize) -> Result<&mut Node> {

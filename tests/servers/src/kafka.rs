@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::fetch::{self, Server};
 use crate::process::{self, ServerProcess, Signal, run};
+use crate::proxy::{Network, Proxy};
 use crate::{Result, certificates, doing, write};
 
 /// Names a running broker that the tests shall use.
@@ -64,11 +65,13 @@ pub struct Options {
     pub heap_mib: u32,
     /// True where it shall run long and fast: the compiler takes its time at the start.
     pub optimise: bool,
+    /// True where [`Kafka::network`] shall be able to stall and to cut what comes and goes to a broker, from clients and other brokers.
+    pub cuttable: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { brokers: 1, properties: Vec::new(), users: Vec::new(), heap_mib: 512, optimise: false }
+        Self { brokers: 1, properties: Vec::new(), users: Vec::new(), heap_mib: 512, optimise: false, cuttable: false }
     }
 }
 
@@ -89,6 +92,7 @@ struct Broker {
     jars: PathBuf,
     options: Options,
     process: Option<ServerProcess>,
+    network: Option<Proxy>,
 }
 
 impl Kafka {
@@ -114,21 +118,28 @@ impl Kafka {
         let folder = process::folder("clickmill-kafka-")?;
         let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let mut ports = Vec::new();
-        while ports.len() < options.brokers as usize * 2 {
+        while ports.len() < options.brokers as usize * 3 {
             let port = process::free_port(local)?;
             if !ports.contains(&port) {
                 ports.push(port);
             }
         }
-        let (listeners, controllers) = ports.split_at(options.brokers as usize);
+        let (listeners, ports) = ports.split_at(options.brokers as usize);
+        let (controllers, hidden) = ports.split_at(options.brokers as usize);
         let voters =
             (1..).zip(controllers).map(|(id, port)| format!("{id}@{local}:{port}")).collect::<Vec<_>>().join(",");
         let mut cluster =
             Self { bootstrap: join(local, listeners), brokers: Vec::new(), _folder: None, _certificates: None };
-        for ((id, listener), controller) in (1..).zip(listeners).zip(controllers) {
+        for (((id, listener), controller), hidden) in (1..).zip(listeners).zip(controllers).zip(hidden) {
+            // Where the network between can be cut, the broker itself is somewhere else.
+            let own_port = if options.cuttable { hidden } else { listener };
+            let network = options
+                .cuttable
+                .then(|| Proxy::start((local, *listener).into(), (local, *hidden).into()))
+                .transpose()?;
             let own = format!(
                 "node.id={id}\ncontroller.quorum.voters={voters}\n\
-                 listeners=CLIENT://{local}:{listener},CONTROLLER://{local}:{controller}\nadvertised.listeners=CLIENT://{local}:{listener}\n"
+                 listeners=CLIENT://{local}:{own_port},CONTROLLER://{local}:{controller}\nadvertised.listeners=CLIENT://{local}:{listener}\n"
             );
             let broker = Broker {
                 name: format!("Kafka broker {id}"),
@@ -136,6 +147,7 @@ impl Kafka {
                 jars: jars.clone(),
                 options: options.clone(),
                 process: None,
+                network,
             };
             broker.prepare(&own)?;
             cluster.brokers.push(broker);
@@ -256,6 +268,19 @@ impl Kafka {
             Some(process) => process.signal(signal),
             None => Ok(()),
         }
+    }
+
+    /// Changes the network to broker `number` (from 0) of a cluster that is [`Options::cuttable`].
+    pub fn network(&mut self, number: usize, network: Network) -> Result<()> {
+        match &self.broker(number)?.network {
+            Some(proxy) => proxy.set(network),
+            None => {
+                return Err(doing("changing the network to broker", number.to_string())(std::io::Error::other(
+                    "it is not cuttable",
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn broker(&mut self, number: usize) -> Result<&mut Broker> {

@@ -9,6 +9,7 @@ mod certificates;
 pub mod fetch;
 pub mod kafka;
 pub mod process;
+pub mod proxy;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -18,6 +19,7 @@ use thiserror::Error;
 
 pub use cassandra::Cassandra;
 pub use kafka::Kafka;
+pub use proxy::Network;
 
 /// Why there is no server.
 #[derive(Debug, Error)]
