@@ -23,7 +23,7 @@ const PARTITIONS: u32 = 8;
 const FILTER_COUNT: u32 = 4;
 
 /// Longer than anything here takes.
-const LONG: Duration = Duration::from_secs(300);
+const LONG: Duration = Duration::from_secs(90);
 
 /// Longer than the log watcher waits until it takes a file that does not grow for read to its end, and says so.
 const SETTLED: Duration = Duration::from_secs(5);
@@ -64,11 +64,16 @@ fn run(brokers: &str, clicks: u64, processes: u64) {
     std::thread::sleep(SETTLED);
 
     let began = Instant::now();
-    let stages: Vec<Running<'_>> = ["mapper", "aggregator", "reducer"]
+    let mut stages: Vec<Running<'_>> = ["mapper", "aggregator", "reducer"]
         .iter()
         .flat_map(|stage| (0..processes).map(|_| site.start(&[stage])))
         .collect();
-    wait_for("every figure to be told", LONG, || results.are_told(end).then_some(()));
+    wait_for("every figure to be told", LONG, || {
+        for stage in &mut stages {
+            assert!(stage.has_not_ended(), "{}", stage.stderr());
+        }
+        results.are_told(end).then_some(())
+    });
     let cpu = stages.iter().map(|stage| stage.cpu_seconds()).sum();
     report("ad-clicks to click-results", lines, began.elapsed(), cpu);
     // The log watcher said all the while how late it is, without which nobody would know that a minute is over.

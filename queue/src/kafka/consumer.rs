@@ -289,7 +289,7 @@ impl KafkaConsumer {
             let Some(fetching) = self.fetching.get_mut(of) else { continue };
             fetching.fill(&self.shared, max_bytes)?;
             if fetching.is_ready() {
-                let records = fetching.give(max_bytes);
+                let records = fetching.give();
                 let known = native::known_end(&self.consumer, &of.topic, of.partition.0);
                 let end = fetching.position().max(known.unwrap_or_default());
                 self.turn = Some(of.clone());

@@ -1,7 +1,6 @@
 //! The records of one partition as they come from librdkafka, and how far it was read: behind the last record, or, past what is no record (the markers of transactions, what was compacted
 //! away, what was aborted), as far as the broker said that there was nothing more.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use clickmill_model::Offset;
@@ -13,14 +12,14 @@ use super::shared::Shared;
 use crate::check;
 use crate::types::{Fetched, QueueError, Result, TopicPartition};
 
-/// How many records are taken from librdkafka at once at most.
-const MOST_AT_ONCE: usize = 2048;
+/// How many records are ready at most: of small ones no more than stay in the processor's cache until they were worked on.
+const MOST_READY: usize = 4096;
 
 /// A partition that is being read.
 pub(super) struct Fetching {
     of: TopicPartition,
     queue: PartitionQueue,
-    ready: VecDeque<Fetched>,
+    ready: Vec<Fetched>,
     ready_bytes: usize,
     /// The size of a record of late, for the next guess.
     usual_bytes: usize,
@@ -51,9 +50,9 @@ impl Fetching {
         Ok(Self {
             of: of.clone(),
             queue,
-            ready: VecDeque::new(),
+            ready: Vec::new(),
             ready_bytes: 0,
-            usual_bytes: 1024,
+            usual_bytes: 64 << 10,
             position: from,
             given: from,
             trouble: None,
@@ -83,29 +82,26 @@ impl Fetching {
         self.trouble = None;
     }
 
-    /// Takes over what has come, until there are about so many bytes.
+    /// Takes over what has come, until there are about so many bytes, or [`MOST_READY`] records.
     pub(super) fn fill(&mut self, shared: &Shared, max_bytes: usize) -> Result<()> {
-        let mut events = Vec::new();
-        while self.ready_bytes < max_bytes.max(1) && self.trouble.is_none() {
+        while self.ready_bytes < max_bytes.max(1) && self.ready.len() < MOST_READY && self.trouble.is_none() {
             let room = max_bytes.saturating_sub(self.ready_bytes);
-            let most = (room / self.usual_bytes).clamp(1, MOST_AT_ONCE);
-            self.queue.take(most, &mut events);
-            let (taken, bytes_before) = (events.len(), self.ready_bytes);
-            for event in events.drain(..) {
-                match event {
-                    // It was taken already, and came again.
-                    Event::Record(fetched) if fetched.offset < self.position => {}
-                    Event::Record(fetched) => {
-                        self.position = fetched.offset.next();
-                        self.ready_bytes += fetched.record.size_bytes();
-                        self.ready.push_back(fetched);
-                    }
-                    Event::End(end) => self.position = self.position.max(end),
-                    Event::SendersTime(offset) => self.trouble = self.trouble.take().or(Some(Bad::SendersTime(offset))),
-                    Event::Error(code, why) => self.trouble = self.trouble.take().or(Some(Bad::Error(code, why))),
+            let most = (room / self.usual_bytes).clamp(1, MOST_READY - self.ready.len());
+            let (bytes_before, count_before) = (self.ready_bytes, self.ready.len());
+            let taken = self.queue.take(most, |event| match event {
+                // It was taken already, and came again.
+                Event::Record(fetched) if fetched.offset < self.position => {}
+                Event::Record(fetched) => {
+                    self.position = fetched.offset.next();
+                    self.ready_bytes += fetched.record.size_bytes();
+                    self.ready.push(fetched);
                 }
-            }
-            if let Some(usual) = (self.ready_bytes - bytes_before).checked_div(taken) {
+                Event::End(end) => self.position = self.position.max(end),
+                Event::SendersTime(offset) => self.trouble = self.trouble.take().or(Some(Bad::SendersTime(offset))),
+                Event::Error(code, why) => self.trouble = self.trouble.take().or(Some(Bad::Error(code, why))),
+            });
+            let count = self.ready.len() - count_before;
+            if let Some(usual) = (self.ready_bytes - bytes_before).checked_div(count) {
                 self.usual_bytes = usual.max(1);
             }
             if taken < most {
@@ -116,20 +112,11 @@ impl Fetching {
         if self.ready.is_empty() { self.fail(shared) } else { Ok(()) }
     }
 
-    /// What is ready, at most about so many bytes, at least one record if there is one.
-    pub(super) fn give(&mut self, max_bytes: usize) -> Vec<Fetched> {
-        let mut given = Vec::new();
-        let mut bytes = 0;
-        while let Some(fetched) = self.ready.pop_front() {
-            bytes += fetched.record.size_bytes();
-            self.given = fetched.offset.next();
-            given.push(fetched);
-            if bytes >= max_bytes {
-                break;
-            }
-        }
-        self.ready_bytes -= bytes;
-        given
+    /// What is ready.
+    pub(super) fn give(&mut self) -> Vec<Fetched> {
+        self.ready_bytes = 0;
+        self.given = self.ready.last().map_or(self.given, |last| last.offset.next());
+        std::mem::take(&mut self.ready)
     }
 
     fn fail(&mut self, shared: &Shared) -> Result<()> {

@@ -96,22 +96,24 @@ impl PartitionQueue {
         Some(Self { queue, _bell: bell, _client: client })
     }
 
-    /// What has come, at most so many, without waiting.
-    pub(super) fn take(&self, most: usize, into: &mut Vec<Event>) {
+    /// Hands over what has come, at most so many, without waiting. Returns how many that were.
+    pub(super) fn take(&self, most: usize, mut to: impl FnMut(Event)) -> usize {
         let mut messages: Vec<*mut RDKafkaMessage> = vec![ptr::null_mut(); most];
         // SAFETY: the queue is ours, and the array has room for as many pointers as is said.
         let count = unsafe {
             native::rd_kafka_consume_batch_queue(self.queue.as_ptr(), 0, messages.as_mut_ptr(), messages.len())
         };
         let count = usize::try_from(count).unwrap_or(0).min(most);
-        into.extend(messages.iter().take(count).map(|&message| {
+        for &message in messages.iter().take(count) {
             // SAFETY: librdkafka filled so many entries with messages that are ours.
-            unsafe {
+            let event = unsafe {
                 let event = event(message);
                 native::rd_kafka_message_destroy(message);
                 event
-            }
-        }));
+            };
+            to(event);
+        }
+        count
     }
 }
 

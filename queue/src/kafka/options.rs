@@ -165,7 +165,7 @@ impl Options {
         for (name, value) in [
             ("check.crcs", "true".to_owned()),
             // How late a new end of a partition is noticed.
-            ("fetch.wait.max.ms", "250".to_owned()),
+            ("fetch.wait.max.ms", "30".to_owned()),
             ("queued.min.messages", "100000".to_owned()),
             ("queued.max.messages.kbytes", FETCH_AHEAD_KIB.to_string()),
             ("max.partition.fetch.bytes", (4 << 20).to_string()),

@@ -119,7 +119,7 @@ impl Reader {
             while self.consumer.poll(Duration::ZERO).is_some() {}
             fetching.fill(shared, max_bytes)?;
             if fetching.is_ready() {
-                return Ok(fetching.give(max_bytes));
+                return Ok(fetching.give());
             }
             if fetching.position() >= end {
                 return Ok(Vec::new());

@@ -1,9 +1,9 @@
 //! The tables, and how their file is opened.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::fault::{Fault, Result};
 
@@ -70,7 +70,7 @@ pub(super) fn open_writer(file: &Path, busy: Duration) -> Result<Connection> {
     conn.busy_timeout(busy)?;
     // Before anything is changed: a newer clickmill's file, or another program's, stays as it is.
     check(&conn)?;
-    conn.pragma_update(None, "journal_mode", "WAL")?;
+    keep_a_log(&conn, busy)?;
     // An acknowledged write is on disk.
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "cache_size", -(WRITER_CACHE_BYTES >> 10))?;
@@ -86,6 +86,19 @@ pub(super) fn open_writer(file: &Path, busy: Duration) -> Result<Connection> {
     }
     conn.execute_batch("COMMIT")?;
     Ok(conn)
+}
+
+/// Sets the journal to a write-ahead log. SQLite itself does not wait for others who look at the file at that moment.
+fn keep_a_log(conn: &Connection, busy: Duration) -> Result<()> {
+    let deadline = Instant::now() + busy;
+    loop {
+        match conn.pragma_update(None, "journal_mode", "WAL") {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return Ok(result?),
+        }
+    }
 }
 
 /// Opens the file for reading. `None` where it is not there, or nobody has made its tables yet.
