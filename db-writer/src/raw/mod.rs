@@ -16,6 +16,7 @@ mod files;
 pub mod read;
 mod records;
 mod retention;
+pub mod scan;
 mod schema;
 mod span;
 mod writer;
