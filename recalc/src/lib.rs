@@ -13,6 +13,7 @@
 //!   and filter), the name of each ad, and 40 bytes for each page of the span (16,000 rows). A minute that alone has more rows than a slice is held as a whole. How many rows fall into a slice is an
 //!   estimate: rows are taken for evenly spread over the minutes of their page.
 
+mod compare;
 mod plan;
 mod replay;
 mod slices;
@@ -23,6 +24,7 @@ use clickmill_db_writer::raw::FilesError;
 use clickmill_model::{FilterId, Minute};
 use thiserror::Error;
 
+pub use compare::{Change, Changes, Comparison};
 pub use plan::Plan;
 pub use replay::{Progress, Summary, Told, recalculate};
 
@@ -67,6 +69,9 @@ pub enum RecalcError {
     /// An operator refuses what it was given: a bug.
     #[error(transparent)]
     Aggregate(#[from] AggregateError),
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] clickmill_store::StoreError),
     /// It was told to stop.
     #[error("it was stopped")]
     Stopped,
