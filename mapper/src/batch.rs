@@ -13,6 +13,15 @@ use crate::pending::PendingClicks;
 /// Clicks that wait to be combined, at most about: 16 bytes each.
 const MOST_WAITING: usize = 1 << 20;
 
+/// Whether a line had no reason not to be counted when it was written to raw Parquet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WasCounted {
+    /// It had none: it was counted, or came late, or again.
+    Yes,
+    /// It was no click, or its clock was wrong.
+    No,
+}
+
 /// What became of the lines.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Lines {
@@ -89,8 +98,9 @@ impl BatchMapper {
         self.counts = Counts { partitions: vec![Vec::new(); combiner.partitions() as usize], ..Counts::default() };
     }
 
-    /// Takes in a line, without its newline. Returns the minute of its click; `None` where it is none, or its clock is wrong.
-    pub fn line(&mut self, line: &[u8], arrival: Timestamp, combiner: &mut Combiner) -> Option<Minute> {
+    /// Takes in a line, without its newline. Returns the minute of its click; `None` where it is none, or its clock is wrong. `arrival` is when it came, and whether it was counted then: if it was,
+    /// its clock is not judged again, since a bound that was lowered meanwhile must not take away what was right by the one in force.
+    pub fn line(&mut self, line: &[u8], arrival: (Timestamp, WasCounted), combiner: &mut Combiner) -> Option<Minute> {
         let Some((click, minute)) = judge(&mut self.parser, &self.definitions, line, arrival) else {
             self.counts.lines.rejected += 1;
             return None;
@@ -101,8 +111,8 @@ impl BatchMapper {
         }
         let slot = self.open.slot(minute, Offset(0), &self.definitions);
         self.pending.push(&click, slot, &self.open.all[slot as usize]);
-        let oldest = self.counts.oldest_arrivals.entry(minute).or_insert(arrival);
-        *oldest = arrival.min(*oldest);
+        let oldest = self.counts.oldest_arrivals.entry(minute).or_insert(arrival.0);
+        *oldest = arrival.0.min(*oldest);
         if self.pending.is_full() {
             self.settle(combiner);
         }
@@ -135,23 +145,25 @@ impl BatchMapper {
         std::mem::take(&mut self.counts)
     }
 
-    /// The minute of the click that a line tells, as [`BatchMapper::line`] would judge it; `None` where it is none, or its clock is wrong.
-    pub fn minute_of(&mut self, line: &[u8], arrival: Timestamp) -> Option<Minute> {
-        judge(&mut self.parser, &self.definitions, line, arrival).map(|(_, minute)| minute)
+    /// The minute of the click that a line tells which was not counted when it came; `None` where it is still none, or its clock is wrong.
+    pub fn minute_of_rejected(&mut self, line: &[u8], arrival: Timestamp) -> Option<Minute> {
+        judge(&mut self.parser, &self.definitions, line, (arrival, WasCounted::No)).map(|(_, minute)| minute)
     }
 }
 
-/// The click of a line, with its minute. A click may be as far ahead of its arrival as its own minute's definition allows: which one held when it was read first is not known any
-/// more.
+/// The click of a line, with its minute. One that is judged anew may be as far ahead of its arrival as its own minute's definition allows.
 #[inline]
 fn judge<'a>(
     parser: &'a mut LineParser,
     definitions: &Definitions,
     line: &'a [u8],
-    arrival: Timestamp,
+    (arrival, was_counted): (Timestamp, WasCounted),
 ) -> Option<(Click<'a>, Minute)> {
     let click = parser.parse(line).ok()?;
     let minute = click.timestamp.minute();
-    let latest = arrival.after(definitions.of(minute).max_clock_skew);
-    (click.timestamp <= latest).then_some((click, minute))
+    let is_right = match was_counted {
+        WasCounted::Yes => true,
+        WasCounted::No => click.timestamp <= arrival.after(definitions.of(minute).max_clock_skew),
+    };
+    is_right.then_some((click, minute))
 }

@@ -23,7 +23,7 @@ mod pending;
 mod sources;
 mod worker;
 
-pub use batch::{BatchMapper, Counts, Lines};
+pub use batch::{BatchMapper, Counts, Lines, WasCounted};
 pub use combine::Combiner;
 pub use partition::{Mapped, Others, PartitionMapper};
 pub use worker::MapperWorker;

@@ -15,8 +15,8 @@ use crate::RecalcError;
 pub struct Plan {
     /// The minutes `[start, end)`.
     pub minutes: Range<Minute>,
-    /// All definitions that there ever were, oldest first, at least one. The newest one's filters, windows, `n`, bound on clocks and removal of duplicates hold for the whole span: when an older one's windows held
-    /// is not recorded anywhere.
+    /// All definitions that there ever were, oldest first, at least one. The newest one's filters, windows, `n` and removal of duplicates hold for the whole span: when an older one's windows held
+    /// is not recorded anywhere. Its bound on clocks holds for lines that were not counted when they were written; those that were are not judged again.
     pub definitions: Vec<Definition>,
     /// From when to when each filter was published: those in force at the time are counted besides the newest ones.
     pub published: Vec<FilterSpan>,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use clickmill_aggregator::{Aggregator, Closing};
 use clickmill_db_writer::raw::{Files, scan};
-use clickmill_mapper::{BatchMapper, Combiner, Counts, Lines};
+use clickmill_mapper::{BatchMapper, Combiner, Counts, Lines, WasCounted};
 use clickmill_model::records::{CandidateRecord, Candidates, PartialBlock, Ranking, ResultBody};
 use clickmill_model::{Announced, Columns, Minute, Offset, Partition, RawPartition, Timestamp, Watermark};
 use clickmill_reducer::Reducer;
@@ -274,7 +274,8 @@ impl Worker {
                 if source.until.is_some_and(|until| line.offset >= until) {
                     return Ok(());
                 }
-                let minute = mapper.line(line.line, line.arrival, combiner);
+                let was_counted = if line.is_rejected { WasCounted::No } else { WasCounted::Yes };
+                let minute = mapper.line(line.line, (line.arrival, was_counted), combiner);
                 if !line.is_rejected && minute.is_some() && minute != line.minute {
                     // It was looked for by the minute in its columns, and may be missed by it.
                     return Err(format!("the line of offset {} tells another minute than its columns", line.offset));

@@ -81,18 +81,18 @@ fn look_into(
     let Plan { minutes: span, .. } = plan;
     let mut source = Source { part, stretches: Vec::new(), until };
     let FileSpan { first_offset, last_arrival, rejected, .. } = source.part.span;
-    // No click is further ahead of its arrival.
+    // No click that is judged anew is further ahead of its arrival.
     let is_too_old = last_arrival.after(plan.newest().time.max_clock_skew) < span.start.start();
     let is_left_out = until.is_some_and(|until| first_offset >= until);
     let may_hold = source.part.span.may_hold(span.start, span.end);
-    if is_too_old || is_left_out || !may_hold && rejected == 0 {
+    if is_left_out || !may_hold && (rejected == 0 || is_too_old) {
         return Ok(source);
     }
     let all = scan::stretches(files, &source.part).map_err(|error| source.failed(error))?;
     let mut minutes: Vec<Option<(Minute, Minute)>> = all.iter().map(|stretch| stretch.minutes).collect();
     // A line that once was no click may be one today, of any minute.
     let found = scan::rejected(files, &source.part, &all, |place, line| {
-        let minute = judge.minute_of(line.line, line.arrival).filter(|minute| span.contains(minute));
+        let minute = judge.minute_of_rejected(line.line, line.arrival).filter(|minute| span.contains(minute));
         if let (Some(minute), Some(known)) = (minute, minutes.get_mut(place)) {
             let (first, last) = known.unwrap_or((minute, minute));
             *known = Some((first.min(minute), last.max(minute)));

@@ -190,7 +190,7 @@ fn a_line_that_was_no_click_when_it_was_written_is_judged_anew() {
     let mut world = World::in_memory(&definition());
     world.clock_is_right = false;
     let line = |time: &str| format!("[AdClickEvent] ad001, 2021-01-01 {time}, u, 10.0.0.1, USA").into_bytes();
-    for time in ["00:00:01", "00:10:00", "00:50:00"] {
+    for time in ["00:04:01", "00:10:00", "00:50:00"] {
         world.send(TOPIC, 0, &[&line(time)]);
     }
     world.write(100);
@@ -201,9 +201,11 @@ fn a_line_that_was_no_click_when_it_was_written_is_judged_anew() {
         figures(&world.files, &plan).map(|(_, summary)| summary.lines.counted)
     };
     assert_eq!(counted(300, "202101010000", "202101010100").unwrap(), 1);
+    // What was right by the bound of its time stays so.
+    assert_eq!(counted(30, "202101010000", "202101010100").unwrap(), 1);
     assert_eq!(counted(900, "202101010000", "202101010100").unwrap(), 2);
     assert_eq!(counted(3600, "202101010000", "202101010100").unwrap(), 3);
-    // The file says that it holds clicks of the first minute only.
+    // The file says that it holds clicks of the fifth minute only.
     assert_eq!(counted(3600, "202101010050", "202101010051").unwrap(), 1);
     assert!(matches!(counted(900, "202101010050", "202101010051"), Err(RecalcError::NoRawData { .. })));
 }
