@@ -1,12 +1,13 @@
 //! `clickmill recalc`: a span is counted again from raw Parquet. So far it only says what that would change.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufWriter, IsTerminal, Write};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use clickmill_db_writer::raw::Files;
+use clickmill_db_writer::raw::{Before, Files};
 use clickmill_model::records::Ranking;
 use clickmill_model::{Definition, Minute, Offset, RawPartition, SpanKind, TimeSettings};
 use clickmill_queue::inputs::RawTopics;
@@ -80,8 +81,8 @@ impl Waiting<'_> {
         let raw = RawTopics::load(&*self.parts.queue, &all)?;
         self.until_written(raw.mapped())?;
         let progress = self.parts.store()?.progress().context("reading how far the store is complete")?;
-        let (published, pins) = (progress.filters, self.pins(&raw)?);
-        Ok(Plan { published, pins, ..Plan::new(self.span.clone(), &all) })
+        let (published, pins, ends) = (progress.filters, self.pins(&raw)?, self.ends(&raw)?);
+        Ok(Plan { published, pins, ends, ..Plan::new(self.span.clone(), &all) })
     }
 
     fn until_closed(&self, newest: &Definition) -> anyhow::Result<()> {
@@ -105,7 +106,7 @@ impl Waiting<'_> {
     }
 
     /// Waits until the writer of raw lines has passed what the mappers have.
-    fn until_written(&self, mapped: &std::collections::BTreeMap<RawPartition, Offset>) -> anyhow::Result<()> {
+    fn until_written(&self, mapped: &BTreeMap<RawPartition, Offset>) -> anyhow::Result<()> {
         self.until("writing the raw lines", || {
             for (raw, end) in mapped {
                 let of = TopicPartition { topic: raw.topic.clone(), partition: raw.partition };
@@ -125,7 +126,7 @@ impl Waiting<'_> {
     }
 
     /// Lines from these records on are not counted: what the raw writer has committed by now, and of inputs that are none any more, what the mappers had read.
-    fn pins(&self, raw: &RawTopics) -> anyhow::Result<std::collections::BTreeMap<RawPartition, Offset>> {
+    fn pins(&self, raw: &RawTopics) -> anyhow::Result<BTreeMap<RawPartition, Offset>> {
         let mut pins = raw.mapped().clone();
         for topic in raw.of_mapper() {
             for (partition, committed) in self.parts.queue.committed(topology::RAW_WRITER, &topic)? {
@@ -133,6 +134,18 @@ impl Waiting<'_> {
             }
         }
         Ok(pins)
+    }
+
+    /// Where the last file of each raw partition ended.
+    fn ends(&self, raw: &RawTopics) -> anyhow::Result<BTreeMap<RawPartition, Before>> {
+        let mut ends = BTreeMap::new();
+        let topics: BTreeSet<&str> = raw.mapped().keys().map(|raw| &*raw.topic).collect();
+        for topic in topics {
+            for (partition, committed) in self.parts.queue.committed(topology::RAW_WRITER, topic)? {
+                ends.insert(RawPartition::new(topic, partition), Before::committed(&committed.metadata));
+            }
+        }
+        Ok(ends)
     }
 
     /// Looks until nothing is in the way any more, or says what is.

@@ -6,7 +6,8 @@
 //! What it promises:
 //! - **The same operators.** Lines go through the cores of mapper, aggregator and reducer: this is the only crate that knows several of them. Lateness alone is left out: a click counts however late
 //!   it came. Duplicates are removed as the stream removes them, by identity within a raw partition; rejected lines are judged anew.
-//! - **Nothing is missing in silence.** A file that is damaged, cut short, foreign or gone is an error that names it and what it held, and so is a span without any raw line.
+//! - **Nothing is missing in silence.** A file that is damaged, cut short or foreign is an error that names it and what it held. So is one that is gone: each file says where the one before it ended, and the
+//!   writer of raw lines where its last one did. A span without any raw line is refused.
 //! - **Bounded memory**, whatever the span. It goes through time in slices of about [`Plan::slice_rows`] rows (one minute at least, a day at most), and reads of each raw partition just the pages that may hold a
 //!   line of the slice; pages at its edge, and those in which a late line stands among younger ones, are read again for the next slice. At once it holds, per thread, the identities of one raw
 //!   partition's clicks in one slice (26 to 52 bytes each), the counts of the slice (24 bytes and more per ad, minute and filter), what the aggregators keep for the longest window (8 bytes per ad, minute
@@ -21,7 +22,7 @@ mod source;
 
 use clickmill_aggregator::AggregateError;
 use clickmill_db_writer::raw::FilesError;
-use clickmill_model::{FilterId, Minute};
+use clickmill_model::{FilterId, Minute, Offset, RawPartition, Timestamp};
 use thiserror::Error;
 
 pub use compare::{Change, Changes, Comparison};
@@ -38,6 +39,23 @@ pub enum RecalcError {
         error: FilesError,
         /// The first and the last minute of its clicks. `None`: that could not be read either, or there are none.
         minutes: Option<(Minute, Minute)>,
+    },
+    /// A file is gone whose lines may be of the span.
+    #[error(
+        "a file of raw lines of {raw} is gone: {told_by} says that one ended with offset {last_offset}, which arrived at {last_arrival}, and {}; it may have held clicks of the span",
+        there(*.have)
+    )]
+    Missing {
+        /// The raw partition.
+        raw: RawPartition,
+        /// The last record that it covered.
+        last_offset: Offset,
+        /// When that arrived.
+        last_arrival: Timestamp,
+        /// How far the files go that are there.
+        have: Option<Offset>,
+        /// Who knows of it.
+        told_by: String,
     },
     /// The folder of raw lines cannot be listed.
     #[error(transparent)]
@@ -75,6 +93,10 @@ pub enum RecalcError {
     /// It was told to stop.
     #[error("it was stopped")]
     Stopped,
+}
+
+fn there(have: Option<Offset>) -> String {
+    have.map_or_else(|| "none before it is there".to_owned(), |last| format!("those before it end with offset {last}"))
 }
 
 fn holds(minutes: Option<(Minute, Minute)>) -> String {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use clickmill_db_writer::raw::Before;
 use clickmill_model::records::FilterSpan;
 use clickmill_model::{
     Announced, Definition, DefinitionVersion, FilterId, FilterSet, InputTopic, Minute, Offset, RawPartition,
@@ -23,6 +24,8 @@ pub struct Plan {
     /// Lines of these partitions at or behind these offsets are left out, so that the same plan gives the same figures whatever is written meanwhile. Of a topic that was made anew, those of the
     /// newest one. Partitions that are not named are read as they are.
     pub pins: BTreeMap<RawPartition, Offset>,
+    /// Where the last file of each partition ended, as its writer committed ([`Before::committed`]), so that it is missed where it is gone.
+    pub ends: BTreeMap<RawPartition, Before>,
     /// How many rows are taken through at once, about.
     pub slice_rows: u64,
     /// How many raw partitions are read at once; at least one.
@@ -40,6 +43,7 @@ impl Plan {
             definitions: definitions.to_vec(),
             published: Vec::new(),
             pins: BTreeMap::new(),
+            ends: BTreeMap::new(),
             slice_rows: SLICE_ROWS,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
         }

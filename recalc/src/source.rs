@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use clickmill_db_writer::raw::scan::{self, Stretch};
-use clickmill_db_writer::raw::{FileSpan, Files, FilesError, Part, RAW_FOLDER, each_line_once};
+use clickmill_db_writer::raw::{Before, FileSpan, Files, FilesError, Part, RAW_FOLDER, each_line_once};
 use clickmill_mapper::BatchMapper;
 use clickmill_model::{Minute, Offset, RawPartition};
 
@@ -39,14 +39,41 @@ pub(crate) fn find(
         let span = FileSpan::read(files, &listed.path).map_err(|error| RecalcError::File { error, minutes: None })?;
         spans.push((listed.path, span));
     }
+    let parts = each_line_once(spans);
+    check_all_there(&parts, plan)?;
     let mut sources: BTreeMap<RawPartition, Vec<Source>> = BTreeMap::new();
-    for (part, until) in pinned(each_line_once(spans), &plan.pins) {
+    for (part, until) in pinned(parts, &plan.pins) {
         let source = look_into(files, part, until, plan, judge)?;
         if !source.stretches.is_empty() {
             sources.entry(source.part.span.from.clone()).or_default().push(source);
         }
     }
     Ok(sources)
+}
+
+/// Refuses parts among which one is missing that may hold lines of the span. Those of one partition stand together, oldest first; retention takes the oldest.
+fn check_all_there(parts: &[Part], plan: &Plan) -> Result<(), RecalcError> {
+    let skew = plan.newest().time.max_clock_skew;
+    let missing = |raw: &RawPartition, before: Before, have: Option<Offset>, told_by: &str| match before {
+        // No click is of a later minute than its arrival and what a clock may be ahead.
+        Before::File { last_offset, last_arrival }
+            if have.is_none_or(|have| have < last_offset) && last_arrival.after(skew) >= plan.minutes.start.start() =>
+        {
+            let (raw, told_by) = (raw.clone(), told_by.to_owned());
+            Err(RecalcError::Missing { raw, last_offset, last_arrival, have, told_by })
+        }
+        Before::File { .. } | Before::Nothing | Before::Unknown => Ok(()),
+    };
+    let mut ends: BTreeMap<&RawPartition, Offset> = BTreeMap::new();
+    for part in parts {
+        let raw = &part.span.from;
+        missing(raw, part.span.before, ends.get(raw).copied(), &part.path)?;
+        ends.insert(raw, part.span.last_offset);
+    }
+    for (raw, end) in &plan.ends {
+        missing(raw, *end, ends.get(raw).copied(), "the writer of raw lines")?;
+    }
+    Ok(())
 }
 
 /// Gives each part the offset from which on its lines are left out. Parts of one partition stand together, oldest first; where offsets go back, its topic was made anew, and the pin is one of the newest.

@@ -8,10 +8,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use clickmill_db_writer::raw::Before;
+use clickmill_model::RawPartition;
+use clickmill_queue::Queue;
+use clickmill_queue::memory::MemoryQueue;
 use clickmill_recalc::{Plan, RecalcError, recalculate};
 use tempfile::TempDir;
 
-use common::{World, definition, figures, minute};
+use common::{TOPIC, World, definition, figures, minute};
 
 /// One click a second for ten minutes, a file of each partition for each five of them.
 fn world() -> (TempDir, World) {
@@ -144,6 +148,38 @@ fn another_file_under_the_same_name_is_named() {
     );
     let text = end.unwrap_err().to_string();
     assert!(text.contains(path.to_str().unwrap()) && text.contains("another file"), "{text}");
+}
+
+#[test]
+fn a_file_that_was_deleted_is_missed() {
+    let (folder, world) = world();
+    let day = folder.path().join("raw/date=2021-01-01");
+    let mut paths: Vec<PathBuf> = fs::read_dir(day).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    assert_eq!(paths.len(), 6);
+    let all = plan(&world, "202101010000", "202101010010");
+    let ends = |of: &MemoryQueue| {
+        let committed = of.committed("raw-writer", TOPIC).unwrap();
+        committed.into_iter().map(|(p, at)| (RawPartition::new(TOPIC, p), Before::committed(&at.metadata))).collect()
+    };
+    let knowing = Plan { ends: ends(&world.queue), ..all.clone() };
+    world.check(&knowing);
+    for (i, path) in paths.iter().enumerate() {
+        let held = fs::read(path).unwrap();
+        fs::remove_file(path).unwrap();
+        let told = figures(&world.files, &knowing);
+        let text = told.map(|_| ()).unwrap_err().to_string();
+        assert!(text.contains(&format!("a file of raw lines of ad-clicks/{} is gone", i / 2)), "{text}");
+        let is_first = i % 2 == 0;
+        assert!(text.contains(if is_first { ".parquet says" } else { "the writer of raw lines says" }), "{text}");
+        // Who does not ask the writer misses those that another file speaks of.
+        assert_eq!(figures(&world.files, &all).is_err(), is_first);
+        // What came so long before cannot be of the span.
+        let later = Plan { minutes: minute("202101020000")..minute("202101020001"), ..knowing.clone() };
+        assert!(matches!(figures(&world.files, &later), Err(RecalcError::NoRawData { .. })));
+        fs::write(path, held).unwrap();
+    }
+    world.check(&knowing);
 }
 
 #[test]
