@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Api(Common),
     /// Make the configuration's filters, windows and inputs the pipeline's definition
     Define(Define),
+    /// Count a span of minutes again from raw Parquet, and say what would change
+    Recalc(Recalc),
     /// Make the queue's topics, and look whether those that are there keep what is promised
     #[command(subcommand)]
     Topics(TopicsCommand),
@@ -80,6 +82,27 @@ pub(crate) struct Define {
     pub(crate) dry_run: bool,
     #[command(subcommand)]
     pub(crate) action: Option<DefineAction>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Recalc {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// The first minute, yyyyMMddHHmm
+    #[arg(long, value_name = "M", value_parser = minute)]
+    pub(crate) from: Minute,
+    /// The first minute that does not belong to it, yyyyMMddHHmm
+    #[arg(long, value_name = "M", value_parser = minute)]
+    pub(crate) to: Minute,
+    /// Only say what would change, by ad, minute and filter
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Say it as JSON, one change a line, a summary last
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Wait while minutes of the span are open, or its raw lines are not all in Parquet
+    #[arg(long)]
+    pub(crate) wait: bool,
 }
 
 #[derive(Debug, Subcommand)]

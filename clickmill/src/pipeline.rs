@@ -140,7 +140,7 @@ impl Parts {
         Ok(store)
     }
 
-    fn files(&self) -> anyhow::Result<Arc<Files>> {
+    pub(crate) fn files(&self) -> anyhow::Result<Arc<Files>> {
         let dir = match &self.config.files.url {
             None => self.config.data_dir.join("files"),
             Some(url) => match url.strip_prefix("file://") {

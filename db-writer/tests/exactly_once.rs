@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use clickmill_db_writer::raw::{Files, RawConfig};
+use clickmill_db_writer::raw::{Before, FileSpan, Files, RawConfig, parts};
 use clickmill_model::Offset;
 use clickmill_queue::memory::CommitFault;
 use clickmill_queue::{Queue, QueueError, Stage, StageError, TopicPartition};
@@ -31,6 +31,20 @@ fn check(rig: &Rig, records: usize) {
         assert_eq!(found, expected);
     }
     assert_eq!(rig.committed(), Some(Offset(records as u64)));
+    check_chain(rig);
+}
+
+/// Demands that each file says where the one before it ended, and the committed offset where the last one did.
+fn check_chain(rig: &Rig) {
+    let mut known = Before::Nothing;
+    for part in parts(&rig.files, "raw").unwrap() {
+        let FileSpan { before, last_offset, last_arrival, .. } = part.span;
+        assert!(before == known || before == Before::Unknown, "{}: {before:?}, not {known:?}", part.path);
+        known = Before::File { last_offset, last_arrival };
+    }
+    let committed = rig.queue.committed(GROUP, TOPIC).unwrap().pop().unwrap().1;
+    let before = Before::committed(&committed.metadata);
+    assert!(before == known || before == Before::Unknown, "committed {before:?}, not {known:?}");
 }
 
 /// A writer that has read what there is, is due to write it, and hears nothing any more.

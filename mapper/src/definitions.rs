@@ -1,6 +1,7 @@
 //! Which definition each minute of a raw partition follows.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use clickmill_model::{Announced, Definition, DefinitionVersion, FilterSet, Minute};
 
@@ -12,13 +13,15 @@ pub(crate) struct InForce {
     pub(crate) filters: Arc<FilterSet>,
     /// Whether its minutes count a click once, however often it is told.
     pub(crate) dedup: bool,
+    /// How far ahead of its arrival a click may be; for batch work, which does not know by what each record was judged.
+    pub(crate) max_clock_skew: Duration,
 }
 
 impl InForce {
     fn new(definition: &Definition, from: Minute, open_from: Minute) -> Self {
         let filters = Arc::new(FilterSet::new(&definition.filters));
         let announced = Announced { version: definition.version, from, open_from };
-        Self { announced, filters, dedup: definition.dedup }
+        Self { announced, filters, dedup: definition.dedup, max_clock_skew: definition.time.max_clock_skew }
     }
 }
 

@@ -9,17 +9,21 @@
 //! - a block covers exactly the offsets from what was committed before it to what is committed with it;
 //! - after a restart the same lines have the same fate: the identities of the open minutes are read again from the log.
 //!
-//! [`PartitionMapper`] is the operator, pure; [`MapperWorker`] feeds it, the only part that knows the queue.
+//! [`PartitionMapper`] is the operator, pure; [`MapperWorker`] feeds it, the only part that knows the queue. [`BatchMapper`] is its form for batch work, which has all lines before it and
+//! knows no lateness.
 
+mod batch;
 mod clocks;
 mod combine;
 mod definitions;
 mod identities;
 mod open;
 mod partition;
+mod pending;
 mod sources;
 mod worker;
 
+pub use batch::{BatchMapper, Counts, Lines, WasCounted};
 pub use combine::Combiner;
 pub use partition::{Mapped, Others, PartitionMapper};
 pub use worker::MapperWorker;

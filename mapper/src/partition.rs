@@ -3,26 +3,23 @@
 use std::cell::LazyCell;
 use std::collections::BTreeSet;
 
-use clickmill_model::prefetch::AHEAD;
 use clickmill_model::records::{Books, MapperCheckpoint, PartialBlock, SetAside, SetAsideBatch, SourceHeader};
 use clickmill_model::{
-    AdTable, Announced, Click, CodecError, Definition, DefinitionVersion, FilterMask, Identity, LineParser, Minute,
-    Offset, RawPartition, RejectReason, SourceName, TimeSettings, Timestamp, Watermark, inputs, short,
+    Announced, Click, CodecError, Definition, DefinitionVersion, LineParser, Minute, Offset, RawPartition,
+    RejectReason, SourceName, TimeSettings, Timestamp, Watermark, inputs,
 };
 use clickmill_queue::Fetched;
 
 use crate::clocks::ClockBounds;
-use crate::combine::{Combiner, Counted};
+use crate::combine::Combiner;
 use crate::definitions::Definitions;
-use crate::open::{OpenMinute, OpenMinutes};
+use crate::open::OpenMinutes;
+use crate::pending::{PendingClicks, Settled};
 use crate::sources::Sources;
 
 mod redefine;
 
 use redefine::Leaving;
-
-/// How many clicks are taken through one step after the other at once: enough to hide the latency of memory, few enough to stay in the cache.
-const BATCH: usize = 8192;
 
 /// What the other raw partitions of the pipeline have committed.
 #[derive(Debug, Clone, Copy, Default)]
@@ -46,17 +43,6 @@ pub struct Mapped {
     pub offset: Offset,
     /// What goes beside it.
     pub checkpoint: MapperCheckpoint,
-}
-
-/// A click on its way through a batch.
-struct Pending {
-    identity: Identity,
-    /// The ad where it is short; otherwise where it begins among the long ones.
-    ad: u128,
-    ad_hash: u64,
-    filters: FilterMask,
-    slot: u32,
-    ad_len: u32,
 }
 
 /// Maps one raw partition. Pure: time comes in as arrivals, watermarks and [`PartitionMapper::tick`].
@@ -88,9 +74,7 @@ pub struct PartitionMapper {
     leaving: Leaving,
     /// Scratch.
     parser: LineParser,
-    hashed: Vec<u8>,
-    pending: Vec<Pending>,
-    long_ads: Vec<u8>,
+    pending: PendingClicks,
 }
 
 impl PartitionMapper {
@@ -129,9 +113,7 @@ impl PartitionMapper {
             inputs_since: 0,
             leaving: Leaving::No,
             parser: LineParser::new(),
-            hashed: Vec::new(),
-            pending: Vec::with_capacity(BATCH),
-            long_ads: Vec::new(),
+            pending: PendingClicks::new(),
         }
     }
 
@@ -206,7 +188,7 @@ impl PartitionMapper {
         }
         for record in records {
             self.record(record, false)?;
-            if self.pending.len() >= BATCH {
+            if self.pending.is_full() {
                 self.settle(combiner);
             }
             self.to = record.offset.next();
@@ -218,10 +200,7 @@ impl PartitionMapper {
     /// Reads a record again that was committed before: its identities and its source, counting nothing.
     pub fn replay(&mut self, record: &Fetched) -> Result<(), CodecError> {
         self.record(record, true)?;
-        for pending in self.pending.drain(..) {
-            self.open.all[pending.slot as usize].identities.insert(pending.identity);
-        }
-        self.long_ads.clear();
+        self.pending.note(&mut self.open.all);
         Ok(())
     }
 
@@ -316,62 +295,14 @@ impl PartitionMapper {
     #[inline]
     fn enqueue(&mut self, click: &Click<'_>, minute: Minute, offset: Offset) {
         let slot = self.open.slot(minute, offset, &self.definitions);
-        let identity = click.identity(&mut self.hashed);
-        let ad = click.ad_id.as_bytes();
-        let short = short::word(ad);
-        let start = self.long_ads.len();
-        if short.is_none() {
-            self.long_ads.extend_from_slice(ad);
-        }
-        let open = &self.open.all[slot as usize];
-        self.pending.push(Pending {
-            identity,
-            ad: short.unwrap_or(start as u128),
-            ad_hash: AdTable::hash(ad),
-            filters: open.filters.matches(click),
-            slot,
-            ad_len: ad.len() as u32,
-        });
+        self.pending.push(click, slot, &self.open.all[slot as usize]);
     }
 
-    /// Takes the pending clicks through identities and ad ids, each step asking for the memory of the elements ahead.
+    /// Takes the pending clicks through identities and ad ids.
     fn settle(&mut self, combiner: &mut Combiner) {
-        let Self { pending, open: OpenMinutes { all: open, .. }, books, long_ads, .. } = self;
-        let ask = |open: &[OpenMinute], next: &Pending| open[next.slot as usize].identities.prefetch(next.identity);
-        for i in 0..pending.len() {
-            if let Some(next) = pending.get(i + AHEAD) {
-                ask(open, next);
-            }
-            let click = &mut pending[i];
-            let minute = &mut open[click.slot as usize];
-            if minute.dedup && !minute.identities.insert(click.identity) {
-                click.filters = FilterMask(0);
-            }
-        }
-        for (i, click) in pending.iter().enumerate() {
-            if let Some(next) = pending.get(i + 2 * AHEAD) {
-                combiner.prefetch(next.ad_hash);
-            }
-            if let Some(next) = pending.get(i + AHEAD) {
-                combiner.prefetch_text(next.ad_hash);
-            }
-            if click.filters == FilterMask(0) {
-                // Filter 0 matches every click, so that only a duplicate matches none.
-                books.duplicates += 1;
-                continue;
-            }
-            let short = click.ad.to_le_bytes();
-            let len = click.ad_len as usize;
-            let ad = match short.get(..len) {
-                Some(ad) => ad,
-                None => &long_ads[click.ad as usize..click.ad as usize + len],
-            };
-            let ad = combiner.number(click.ad_hash, ad);
-            open[click.slot as usize].counted.push(Counted { ad, filters: click.filters });
-            books.counted += 1;
-        }
-        pending.clear();
-        long_ads.clear();
+        let Settled { counted, duplicates } = self.pending.settle(&mut self.open.all, combiner);
+        self.books.counted += counted;
+        self.books.duplicates += duplicates;
     }
 
     fn set_aside(

@@ -35,6 +35,11 @@ impl RawTopics {
         Ok(Self { read: ReadInputs::new(definitions, &committed), committed, offsets })
     }
 
+    /// The next record that the mappers will read of each raw partition, of those too that are no input any more.
+    pub fn mapped(&self) -> &BTreeMap<RawPartition, Offset> {
+        &self.offsets
+    }
+
     /// The topics that the mappers read.
     pub fn of_mapper(&self) -> BTreeSet<String> {
         self.read.topics().into_iter().map(str::to_owned).collect()

@@ -12,6 +12,7 @@ pub mod cassandra;
 pub mod conformance;
 pub mod embedded;
 pub mod memory;
+pub mod revisions;
 mod types;
 
 pub use cassandra::CassandraStore;

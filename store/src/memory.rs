@@ -8,7 +8,9 @@ use clickmill_model::{
 };
 use parking_lot::RwLock;
 
-use crate::{AggregateStore, ClosedWrite, MinuteRange, RankedWrite, Result, StoreError, StoreProgress, TopAds};
+use crate::{
+    AggregateStore, ClosedWrite, EachCount, MinuteRange, RankedWrite, Result, StoreError, StoreProgress, TopAds,
+};
 
 /// Keeps everything in memory. Deterministic.
 #[derive(Debug, Default)]
@@ -175,6 +177,25 @@ impl AggregateStore for MemoryStore {
             *series.entry(Span::holding(step, minute).start).or_default() += count;
         }
         Ok(series.into_iter().collect())
+    }
+
+    fn each_count(
+        &self,
+        kind: SpanKind,
+        filter: FilterId,
+        range: MinuteRange,
+        visit: &mut EachCount<'_>,
+    ) -> Result<()> {
+        let state = self.state.read();
+        let inside = |(revision, span, _): &(Revision, Span, Partition)| {
+            *revision == Revision::STREAM && span.kind == kind && range.from <= span.start && span.start < range.to
+        };
+        for ((_, span, _), counts) in state.spans.iter().filter(|(key, _)| inside(key)) {
+            for ((_, ad), count) in counts.counts.iter().filter(|((of, _), _)| *of == filter) {
+                visit(span.start, ad, *count);
+            }
+        }
+        Ok(())
     }
 
     fn rankings(&self, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<Option<Ranking>>> {

@@ -78,6 +78,9 @@ pub struct MinuteRange {
 /// Ads with their clicks, most clicked first, ties by `ad_id` (bytewise).
 pub type TopAds = Vec<(String, u64)>;
 
+/// What [`AggregateStore::each_count`] calls: a span's first minute, an ad, its clicks.
+pub type EachCount<'a> = dyn FnMut(Minute, &[u8], u64) + 'a;
+
 /// Why the store did not do it.
 #[derive(Debug, Error)]
 pub enum StoreError {
@@ -119,6 +122,13 @@ pub trait AggregateStore: Send + Sync {
 
     /// Clicks of an ad for each span of this kind that the range touches, oldest first; only minutes inside the range count.
     fn series(&self, ad: &str, filter: FilterId, range: MinuteRange, step: SpanKind) -> Result<Vec<(Minute, u64)>>;
+
+    /// Hands each stored count of a filter to `visit`, with the span's first minute and the ad: of the spans of this kind that begin in the range, in no order. An ad without clicks in a span may be left out. What is
+    /// written meanwhile may be seen or not.
+    ///
+    /// A store in which the ads of a minute stand apart from each other reads whole days for it, however short the range: ask for long ones.
+    fn each_count(&self, kind: SpanKind, filter: FilterId, range: MinuteRange, visit: &mut EachCount<'_>)
+    -> Result<()>;
 
     /// The stored rankings that end at these minutes; `None` where there is none (nothing was clicked, or it is not out).
     fn rankings(&self, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<Option<Ranking>>>;

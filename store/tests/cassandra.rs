@@ -11,7 +11,7 @@ use clickmill_model::{Columns, Definition, FilterId, Minute, Partition, Revision
 use clickmill_store::cassandra::{Consistency, Options, Replication, create_schema};
 use clickmill_store::conformance::Store;
 use clickmill_store::{
-    AggregateStore, CassandraStore, ClosedWrite, MinuteRange, RankedWrite, Result, StoreProgress, TopAds,
+    AggregateStore, CassandraStore, ClosedWrite, EachCount, MinuteRange, RankedWrite, Result, StoreProgress, TopAds,
 };
 
 use common::Keyspace;
@@ -49,6 +49,15 @@ impl AggregateStore for Apart {
     }
     fn series(&self, ad: &str, filter: FilterId, range: MinuteRange, step: SpanKind) -> Result<Vec<(Minute, u64)>> {
         self.reader.series(ad, filter, range, step)
+    }
+    fn each_count(
+        &self,
+        kind: SpanKind,
+        filter: FilterId,
+        range: MinuteRange,
+        visit: &mut EachCount<'_>,
+    ) -> Result<()> {
+        self.reader.each_count(kind, filter, range, visit)
     }
     fn rankings(&self, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<Option<Ranking>>> {
         self.reader.rankings(filter, which)

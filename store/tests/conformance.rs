@@ -29,7 +29,7 @@ mod embedded {
     mod anew {
         use clickmill_model::records::Ranking;
         use clickmill_model::{Definition, FilterId, Minute, SpanKind, Timestamp, Window};
-        use clickmill_store::{ClosedWrite, RankedWrite};
+        use clickmill_store::{ClosedWrite, EachCount, RankedWrite};
 
         use super::*;
 
@@ -72,6 +72,15 @@ mod embedded {
                 step: SpanKind,
             ) -> Result<Vec<(Minute, u64)>> {
                 self.reader()?.series(ad, filter, range, step)
+            }
+            fn each_count(
+                &self,
+                kind: SpanKind,
+                filter: FilterId,
+                range: MinuteRange,
+                visit: &mut EachCount<'_>,
+            ) -> Result<()> {
+                self.reader()?.each_count(kind, filter, range, visit)
             }
             fn rankings(&self, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<Option<Ranking>>> {
                 self.reader()?.rankings(filter, which)

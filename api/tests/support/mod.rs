@@ -17,7 +17,7 @@ use clickmill_queue::{
     TopicSpec,
 };
 use clickmill_store::{
-    AggregateStore, ClosedWrite, MinuteRange, RankedWrite, Result, StoreError, StoreProgress, TopAds,
+    AggregateStore, ClosedWrite, EachCount, MinuteRange, RankedWrite, Result, StoreError, StoreProgress, TopAds,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
@@ -174,6 +174,10 @@ impl AggregateStore for MapStore {
             }
         }
         Ok(spans.into_iter().collect())
+    }
+
+    fn each_count(&self, _: SpanKind, _: FilterId, _: MinuteRange, _: &mut EachCount<'_>) -> Result<()> {
+        Err(StoreError::Broken("no query needs it".to_owned()))
     }
 
     fn rankings(&self, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<Option<Ranking>>> {

@@ -10,7 +10,7 @@ use parquet::errors::ParquetError;
 use super::batch::{Batch, FileName, Line, Place};
 use super::files::{Files, FilesError, Published, Sink};
 use super::schema::{IN_MEMORY, in_file, properties};
-use super::span::FileSpan;
+use super::span::{Before, FileSpan};
 
 /// What became of a complete file.
 #[derive(Debug)]
@@ -57,8 +57,14 @@ impl FileBuilder {
             rows: 0,
             rejected: 0,
             minutes: None,
+            before: Before::Unknown,
         };
         Ok(Self { writer, batch: Batch::default(), span, path, shown })
+    }
+
+    /// Notes which file was before this one.
+    pub(super) fn follows(&mut self, before: Before) {
+        self.span.before = before;
     }
 
     /// Begins with the lines of a record.

@@ -16,6 +16,7 @@ mod files;
 pub mod read;
 mod records;
 mod retention;
+pub mod scan;
 mod schema;
 mod span;
 mod writer;
@@ -32,7 +33,7 @@ use clickmill_queue::topology::RAW_WRITER;
 use clickmill_queue::{Progress, Queue, Stage, StageError};
 
 pub use files::{Files, FilesError, Listed, Published, Sink};
-pub use span::{FORMAT, FileSpan, Part, each_line_once, parts};
+pub use span::{Before, FORMAT, FileSpan, Part, each_line_once, parts};
 pub use writer::Rolling;
 
 pub(crate) use records::Lines;

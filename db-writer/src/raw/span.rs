@@ -5,7 +5,8 @@
 //!
 //! Footer, as key-value metadata, version 1: `clickmill.format` 1, `clickmill.topic`, `clickmill.partition`, `clickmill.first_offset` (of the first line),
 //! `clickmill.last_offset` (of the last record that the file covers, with lines or without), `clickmill.first_arrival` and `clickmill.last_arrival` of these two (microseconds
-//! since the epoch), `clickmill.rows`, `clickmill.rejected` (rows with a reason), and where there is a click without one, `clickmill.first_minute` and
+//! since the epoch), `clickmill.rows`, `clickmill.rejected` (rows with a reason), `clickmill.before_offset` and `clickmill.before_arrival` (the last ones of the file before this one; the first is `none`
+//! where none was before; both are missing where that is not known, as in files of older versions), and where there is a click without one, `clickmill.first_minute` and
 //! `clickmill.last_minute` of those (`yyyyMMddHHmm`). Topic, partition and offsets are those of the topic that was read.
 
 use std::collections::BTreeMap;
@@ -18,6 +19,55 @@ use super::files::{Files, FilesError};
 
 /// The format that this code writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
+
+/// In place of the offset at which the file before ended, where none was.
+const NONE: &str = "none";
+
+/// The file of the same partition before another one, so that a file that is gone is missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Before {
+    /// Nobody knows.
+    #[default]
+    Unknown,
+    /// There was none: the partition's first line is in this one.
+    Nothing,
+    /// One that ended here.
+    File {
+        /// The last record that it covers.
+        last_offset: Offset,
+        /// The arrival of that record.
+        last_arrival: Timestamp,
+    },
+}
+
+impl Before {
+    /// What is committed beside the writer's offset: version 1; 0 for none, 1 for a file, followed by offset and arrival (8 bytes each, little endian). Nothing at all where nothing is known.
+    pub(crate) fn encode(self) -> Vec<u8> {
+        match self {
+            Self::Unknown => Vec::new(),
+            Self::Nothing => vec![1, 0],
+            Self::File { last_offset, last_arrival } => {
+                let numbers = [last_offset.0.to_le_bytes(), last_arrival.as_micros().to_le_bytes()];
+                [1, 1].into_iter().chain(numbers.into_iter().flatten()).collect()
+            }
+        }
+    }
+
+    /// Reads what a writer of raw lines committed beside its offset: where its last file ended. What is not understood, such as a newer version's, is not known.
+    pub fn committed(metadata: &[u8]) -> Self {
+        match metadata {
+            [1, 0] => Self::Nothing,
+            [1, 1, numbers @ ..] => match numbers.as_chunks::<8>() {
+                ([offset, arrival], []) => Self::File {
+                    last_offset: Offset(u64::from_le_bytes(*offset)),
+                    last_arrival: Timestamp::from_micros(i64::from_le_bytes(*arrival)),
+                },
+                _ => Self::Unknown,
+            },
+            _ => Self::Unknown,
+        }
+    }
+}
 
 /// What a file holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +88,8 @@ pub struct FileSpan {
     pub rejected: u64,
     /// The first and the last minute of its clicks without such a reason. `None`: there is none.
     pub minutes: Option<(Minute, Minute)>,
+    /// The file before it.
+    pub before: Before,
 }
 
 impl FileSpan {
@@ -73,6 +125,14 @@ impl FileSpan {
             ("rows", self.rows.to_string()),
             ("rejected", self.rejected.to_string()),
         ];
+        match self.before {
+            Before::Unknown => {}
+            Before::Nothing => all.push(("before_offset", NONE.to_owned())),
+            Before::File { last_offset, last_arrival } => {
+                all.push(("before_offset", last_offset.to_string()));
+                all.push(("before_arrival", last_arrival.as_micros().to_string()));
+            }
+        }
         if let Some((first, last)) = self.minutes {
             all.push(("first_minute", first.to_string()));
             all.push(("last_minute", last.to_string()));
@@ -107,6 +167,14 @@ impl FileSpan {
             let text = get(key)?;
             Minute::parse(text).ok_or_else(|| format!("{text:?} is no minute"))
         };
+        let before = match values.get("before_offset") {
+            None => Before::Unknown,
+            Some(&NONE) => Before::Nothing,
+            Some(offset) => Before::File {
+                last_offset: Offset(number(offset)?),
+                last_arrival: Timestamp::from_micros(number(get("before_arrival")?)?),
+            },
+        };
         let has_minutes = values.contains_key("first_minute");
         let span = Self {
             from: RawPartition::new(get("topic")?, Partition(number(get("partition")?)?)),
@@ -117,6 +185,7 @@ impl FileSpan {
             rows: number(get("rows")?)?,
             rejected: number(get("rejected")?)?,
             minutes: if has_minutes { Some((minute("first_minute")?, minute("last_minute")?)) } else { None },
+            before,
         };
         let rows = metadata.file_metadata().num_rows();
         if u64::try_from(rows) != Ok(span.rows) {
@@ -194,6 +263,7 @@ mod tests {
             rows: 1,
             rejected: 0,
             minutes: None,
+            before: Before::Unknown,
         }
     }
 
@@ -243,6 +313,17 @@ mod tests {
         // A topic made anew.
         check(&[((0, 9), (1, 2)), ((0, 99), (3, 4))], &[(0, 0), (1, 0)]);
         check(&[((0, 99), (1, 2)), ((0, 9), (3, 4)), ((10, 19), (4, 5))], &[(0, 0), (1, 0), (2, 10)]);
+    }
+
+    #[test]
+    fn what_is_committed_beside_the_offset_is_read_back() {
+        let file = Before::File { last_offset: Offset(u64::MAX), last_arrival: Timestamp::from_micros(-5) };
+        for before in [Before::Unknown, Before::Nothing, file] {
+            assert_eq!(Before::committed(&before.encode()), before);
+        }
+        for foreign in [&[2, 0][..], &[1], &[1, 1, 0], b"something"] {
+            assert_eq!(Before::committed(foreign), Before::Unknown);
+        }
     }
 
     #[test]

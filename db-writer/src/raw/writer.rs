@@ -16,7 +16,7 @@ use super::files::{Files, Published};
 use super::read;
 use super::records::Lines;
 use super::retention;
-use super::span::FileSpan;
+use super::span::{Before, FileSpan};
 
 /// When a file is complete.
 #[derive(Debug, Clone)]
@@ -76,12 +76,14 @@ struct Input {
     at_end: bool,
     /// Where files that are there already begin, while the group's offset does not say which lines are written.
     adopts: BTreeSet<(Offset, Timestamp)>,
+    /// The last file.
+    before: Before,
 }
 
 impl Input {
-    fn new(next: Offset, now: Timestamp) -> Self {
+    fn new(next: Offset, before: Before, now: Timestamp) -> Self {
         let adopts = BTreeSet::new();
-        Self { next, file: None, input_bytes: 0, waiting_since: None, begun: now, at_end: false, adopts }
+        Self { next, file: None, input_bytes: 0, waiting_since: None, begun: now, at_end: false, adopts, before }
     }
 
     fn is_due(&self, rolling: &Rolling, flush: bool, now: Timestamp) -> bool {
@@ -121,6 +123,8 @@ struct Settled {
     next: Offset,
     /// Reading goes on there: another writer's file was adopted.
     seek: bool,
+    /// The last file.
+    before: Before,
 }
 
 impl LinesWriter {
@@ -160,7 +164,8 @@ impl LinesWriter {
         now: Timestamp,
     ) -> Result<(), StageError> {
         if let Some(committed) = committed {
-            self.inputs.insert(input, Input::new(committed.offset, now));
+            let before = Before::committed(&committed.metadata);
+            self.inputs.insert(input, Input::new(committed.offset, before, now));
             return Ok(());
         }
         let start = self.queue.range(&input)?.start;
@@ -175,7 +180,9 @@ impl LinesWriter {
                 self.lines.folder(),
             )));
         }
-        self.inputs.insert(input, Input { adopts: there, ..Input::new(start, now) });
+        // Of files that are there already the oldest may be gone, as may lines of a log that begins later.
+        let before = if there.is_empty() && start == Offset(0) { Before::Nothing } else { Before::Unknown };
+        self.inputs.insert(input, Input { adopts: there, ..Input::new(start, before, now) });
         Ok(())
     }
 
@@ -209,7 +216,8 @@ impl LinesWriter {
             }
             let had_file = input.file.is_some();
             count += self.lines.append(fetched, from, &mut self.parser, &self.files, &mut input.file)?;
-            if !had_file && input.file.is_some() {
+            if let Some(file) = input.file.as_mut().filter(|_| !had_file) {
+                file.follows(input.before);
                 input.begun = now;
                 // The age of a file is that of its first line, not of a heartbeat before it.
                 input.waiting_since = None;
@@ -261,15 +269,15 @@ impl LinesWriter {
 
     fn commit(&mut self, settled: Vec<Settled>) -> Result<bool, StageError> {
         let mut transaction = Transaction::default();
-        for Settled { input, next, .. } in &settled {
-            let committed = Committed { offset: *next, metadata: Vec::new() };
+        for Settled { input, next, before, .. } in &settled {
+            let committed = Committed { offset: *next, metadata: before.encode() };
             transaction.inputs.push(InputCommit { input: input.clone(), committed, keep_from: *next });
         }
         if transaction.is_empty() {
             return Ok(false);
         }
         self.producer.commit(&transaction, Some(&*self.consumer))?;
-        for Settled { input: partition, next, seek } in settled {
+        for Settled { input: partition, next, seek, .. } in settled {
             if seek {
                 self.consumer.seek(&partition, next)?;
             }
@@ -367,12 +375,13 @@ fn settle_one(
     partition: &TopicPartition,
     input: &mut Input,
 ) -> Result<Settled, StageError> {
-    let mut settled = Settled { input: partition.clone(), next: input.next, seek: false };
+    let mut settled = Settled { input: partition.clone(), next: input.next, seek: false, before: input.before };
     input.waiting_since = None;
     input.input_bytes = 0;
     let Some(file) = input.file.take() else { return Ok(settled) };
     let folder = lines.folder();
     let Outcome { published, span, path } = file.publish(files)?;
+    let (mut last_offset, mut last_arrival) = (span.last_offset, span.last_arrival);
     match published {
         Published::Created => {
             metrics::counter!("clickmill_files_written_total", "folder" => folder).increment(1);
@@ -394,7 +403,10 @@ fn settle_one(
             tracing::info!(path, last_offset = %other.last_offset, "another writer had written this file: going on behind it");
             settled.next = other.last_offset.next();
             settled.seek = true;
+            (last_offset, last_arrival) = (other.last_offset, other.last_arrival);
         }
     }
+    input.before = Before::File { last_offset, last_arrival };
+    settled.before = input.before;
     Ok(settled)
 }

@@ -1,6 +1,6 @@
 //! What can go wrong, and what to do about it.
 
-use scylla::errors::{DbError, ExecutionError, PrepareError, RequestAttemptError};
+use scylla::errors::{DbError, ExecutionError, PagerExecutionError, PrepareError, RequestAttemptError};
 use thiserror::Error;
 
 use crate::StoreError;
@@ -49,6 +49,11 @@ impl OpenError {
             Self::Unreachable { .. } | Self::Store(StoreError::Unavailable { .. }) => false,
         }
     }
+}
+
+/// What a read of many pages came to.
+pub(super) fn explain_pages(what: &str, error: &PagerExecutionError) -> StoreError {
+    StoreError::Unavailable { what: what.to_owned(), why: error.to_string() }
 }
 
 /// True for what goes away without anybody changing a setting, a right or the schema.

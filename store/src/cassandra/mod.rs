@@ -49,7 +49,9 @@ use self::retention::{Fate, Mark, marks};
 use self::schema::Settings;
 use self::statements::{PIPELINE, Statements};
 use self::write::{CountRow, Plan, deliver, send_batch};
-use crate::{AggregateStore, ClosedWrite, MinuteRange, RankedWrite, Result, StoreError, StoreProgress, TopAds};
+use crate::{
+    AggregateStore, ClosedWrite, EachCount, MinuteRange, RankedWrite, Result, StoreError, StoreProgress, TopAds,
+};
 
 /// Threads that talk to the cluster.
 const THREADS: usize = 2;
@@ -371,6 +373,16 @@ impl AggregateStore for CassandraStore {
 
     fn series(&self, ad: &str, filter: FilterId, range: MinuteRange, step: SpanKind) -> Result<Vec<(Minute, u64)>> {
         self.handle.block_on(self.cluster.series(ad, filter, range, step))
+    }
+
+    fn each_count(
+        &self,
+        kind: SpanKind,
+        filter: FilterId,
+        range: MinuteRange,
+        visit: &mut EachCount<'_>,
+    ) -> Result<()> {
+        self.handle.block_on(self.cluster.each_count(kind, filter, range, visit))
     }
 
     fn rankings(&self, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<Option<Ranking>>> {

@@ -49,7 +49,8 @@ pub(super) fn pieces(range: MinuteRange, longest: SpanKind, totals: Totals) -> V
     pieces
 }
 
-fn by_period(kind: SpanKind, from: i64, to: i64, pieces: &mut Vec<Piece>) {
+/// The pieces of consecutive spans of a kind.
+pub(super) fn by_period(kind: SpanKind, from: i64, to: i64, pieces: &mut Vec<Piece>) {
     let length = period_minutes(kind);
     let mut at = from;
     while at < to {

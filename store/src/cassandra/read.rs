@@ -7,12 +7,12 @@ use clickmill_model::{FilterId, Minute, Revision, Span, SpanKind, Window};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::Cluster;
-use super::error::{explain, garbled};
+use super::error::{explain, explain_pages, garbled};
 use super::keys::{bucket, kind_number, period, tier};
-use super::pieces::{Piece, pieces};
+use super::pieces::{Piece, by_period, pieces};
 use super::progress::Totals;
 use super::ranked;
-use crate::{MinuteRange, Result, StoreError};
+use crate::{EachCount, MinuteRange, Result, StoreError};
 
 /// How many requests of one read are on their way at once.
 const AT_ONCE: usize = 64;
@@ -117,6 +117,40 @@ impl Cluster {
         let rows = rows.map_err(|error| garbled(COUNTS, &error))?;
         let rows = rows.rows::<(i64, i64)>().map_err(|error| garbled(COUNTS, &error))?;
         rows.map(|row| row.map_err(|error| garbled(COUNTS, &error))).collect()
+    }
+
+    /// Every count of the spans of a kind that begin in the range: all of each partition is read where they stand.
+    pub(super) async fn each_count(
+        &self,
+        kind: SpanKind,
+        filter: FilterId,
+        range: MinuteRange,
+        visit: &mut EachCount<'_>,
+    ) -> Result<()> {
+        let mut partitions = Vec::new();
+        by_period(kind, range.from.as_epoch(), range.to.as_epoch(), &mut partitions);
+        for piece in partitions {
+            let buckets = 0..self.settings.buckets as i32;
+            let mut answers =
+                stream::iter(buckets).map(|bucket| self.each_of(filter, bucket, piece)).buffer_unordered(AT_ONCE);
+            while let Some(rows) = answers.try_next().await? {
+                for (ad, start, clicks) in rows {
+                    let clicks = u64::try_from(clicks)
+                        .map_err(|_| StoreError::Broken(format!("ad {ad} has {clicks} clicks, fewer than none")))?;
+                    visit(Minute::from_epoch(start), ad.as_bytes(), clicks);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn each_of(&self, filter: FilterId, bucket: i32, piece: Piece) -> Result<Vec<(String, i64, i64)>> {
+        let kind = kind_number(piece.kind);
+        let key = (Revision::STREAM.0 as i32, kind, i32::from(filter.0), piece.period, bucket, piece.from, piece.to);
+        let pages = self.session.execute_iter(self.statements.each.clone(), key).await;
+        let pages = pages.map_err(|error| explain_pages(COUNTS, &error))?;
+        let rows = pages.rows_stream::<(String, i64, i64)>().map_err(|error| garbled(COUNTS, &error))?;
+        rows.map_err(|error| garbled(COUNTS, &error)).try_collect().await
     }
 
     /// The stored rankings of a filter that end at these minutes.

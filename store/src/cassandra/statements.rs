@@ -15,6 +15,7 @@ pub(super) struct Statements {
     pub(super) sum: PreparedStatement,
     pub(super) sums: PreparedStatement,
     pub(super) series: PreparedStatement,
+    pub(super) each: PreparedStatement,
     pub(super) insert_ranking: PreparedStatement,
     pub(super) rankings: PreparedStatement,
     pub(super) insert_mark: PreparedStatement,
@@ -65,6 +66,12 @@ impl Statements {
             .await?,
             series: statement(Does::Read, &format!("SELECT start, clicks {OF_COUNTS} AND ad = ? AND start >= ? AND start < ?"))
                 .await?,
+            // Of one partition: its node passes over the minutes that are not asked for.
+            each: statement(
+                Does::Read,
+                &format!("SELECT ad, start, clicks {OF_COUNTS} AND start >= ? AND start < ? ALLOW FILTERING"),
+            )
+            .await?,
             insert_ranking: statement(
                 Does::Write,
                 "INSERT INTO KEYSPACE.rankings (revision, kind, filter, window_minutes, period, minute, ranking) VALUES (?, ?, ?, ?, ?, ?, ?) USING TTL ?",

@@ -63,6 +63,25 @@ pub fn counts_are_right_over_every_edge(store: &Store) {
     }
 }
 
+/// Minutes, hours and days apart, each ad once.
+pub fn each_count_is_handed_out_once(store: &Store) {
+    let (told, all) = sparse("202012302300", 3060);
+    told.close(&**store, all.from, all.to);
+    for kind in [SpanKind::Minute, SpanKind::Hour, SpanKind::Day] {
+        for (from, to) in
+            [(60, 60), (0, 3060), (60, 61), (17, 18), (60, 120), (59, 1501), (61, 119), (-500, 60), (60, 1500)]
+        {
+            let range = MinuteRange { from: all.from.plus(from), to: all.from.plus(to) };
+            // The first day began before the first click.
+            let range =
+                if kind == SpanKind::Day { MinuteRange { from: range.from.max(all.from), ..range } } else { range };
+            told.check_each(&**store, kind, ALL, range, all.to);
+            told.check_each(&**store, kind, USA, range, all.to);
+            told.check_each(&**store, kind, FilterId(7), range, all.to);
+        }
+    }
+}
+
 /// They have no block of their own yet.
 pub fn the_running_hour_and_day_count(store: &Store) {
     let (told, _) = sparse("202106010000", 4000);

@@ -97,6 +97,7 @@ macro_rules! conformance_suite {
             a_definition_is_kept_as_it_was_first_told
             another_revision_changes_no_figure
             counts_are_right_over_every_edge
+            each_count_is_handed_out_once
             the_running_hour_and_day_count
             a_range_without_a_minute_has_no_clicks
             an_ad_never_seen_has_no_clicks

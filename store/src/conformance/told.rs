@@ -131,6 +131,34 @@ impl Told {
         assert_eq!(found, expected, "{ads:?}, filter {filter}, {} to {}", range.from, range.to);
     }
 
+    /// Demands that the store hands out just the counts of the spans of a kind that begin in the range: those that ended before `until`, up to which everything was told.
+    pub fn check_each(
+        &self,
+        store: &dyn AggregateStore,
+        kind: SpanKind,
+        filter: FilterId,
+        range: MinuteRange,
+        until: Minute,
+    ) {
+        let mut expected: BTreeMap<(Minute, Vec<u8>), u64> = BTreeMap::new();
+        for (minute, ad, of, clicks) in
+            self.within(MinuteRange { from: range.from, to: Span::holding(kind, range.to).end() })
+        {
+            let span = Span::holding(kind, minute);
+            if of == filter && clicks > 0 && span.end() <= until && range.from <= span.start && span.start < range.to {
+                *expected.entry((span.start, ad.as_bytes().to_vec())).or_default() += clicks;
+            }
+        }
+        let mut found = BTreeMap::new();
+        let mut take = |start, ad: &[u8], clicks| {
+            if clicks > 0 {
+                assert_eq!(found.insert((start, ad.to_vec()), clicks), None, "an ad comes once for each span");
+            }
+        };
+        store.each_count(kind, filter, range, &mut take).expect("the store hands out counts");
+        assert_eq!(found, expected, "{kind:?}, filter {filter}, {} to {}", range.from, range.to);
+    }
+
     /// Demands the same most clicked ads of the store, where it can merge the range.
     pub fn check_top(&self, store: &dyn AggregateStore, filter: FilterId, range: MinuteRange, n: usize) {
         if let Some(found) = store.top(filter, range, n).expect("the store merges counts") {

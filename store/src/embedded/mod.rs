@@ -29,7 +29,9 @@ use rusqlite::Connection;
 use self::ads::Dictionary;
 use self::fault::Fault;
 use self::pool::{Pool, Snapshot};
-use crate::{AggregateStore, ClosedWrite, MinuteRange, RankedWrite, Result, StoreError, StoreProgress, TopAds};
+use crate::{
+    AggregateStore, ClosedWrite, EachCount, MinuteRange, RankedWrite, Result, StoreError, StoreProgress, TopAds,
+};
 
 /// The store's file in its folder.
 pub const FILE_NAME: &str = "store.db";
@@ -162,6 +164,17 @@ impl AggregateStore for EmbeddedStore {
         let mut series = read::empty_series(range, step);
         self.read("reading counts", |conn| read::series(conn, &self.dictionary, ad, filter, range, step, &mut series))?;
         Ok(series)
+    }
+
+    fn each_count(
+        &self,
+        kind: SpanKind,
+        filter: FilterId,
+        range: MinuteRange,
+        visit: &mut EachCount<'_>,
+    ) -> Result<()> {
+        self.read("reading counts", |conn| read::each_count(conn, &self.dictionary, (kind, filter), range, visit))?;
+        Ok(())
     }
 
     fn rankings(&self, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<Option<Ranking>>> {

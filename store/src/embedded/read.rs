@@ -13,7 +13,7 @@ use super::block::{BUCKET, Block, split};
 use super::expire::Kept;
 use super::fault::{Fault, Result};
 use super::write::{Stage, kind_number};
-use crate::{MinuteRange, StoreProgress, TopAds};
+use crate::{EachCount, MinuteRange, StoreProgress, TopAds};
 
 /// The longest range that [`top`] merges: a year and a day.
 const MOST_MINUTES: i64 = 367 * 1440;
@@ -59,14 +59,7 @@ fn scan(
                 let mut rows = select.query(key)?;
                 while let Some(row) = rows.next()? {
                     let start: i64 = row.get(0)?;
-                    let damaged = |why: String| {
-                        Fault::Broken(format!(
-                            "table counts, revision 0, kind {}, filter {filter}, space {}, bucket {}, start {start}: {why}",
-                            kind_number(kind),
-                            of.space.0,
-                            of.bucket
-                        ))
-                    };
+                    let damaged = |why: String| damaged(kind, filter, of, start, &why);
                     let bytes = row.get_ref(1)?.as_blob().map_err(|error| damaged(error.to_string()))?;
                     Block::read(bytes).and_then(|block| visit(Minute::from_epoch(start), block)).map_err(damaged)?;
                     if at < start {
@@ -162,6 +155,53 @@ pub(super) fn series(
         }
         Ok(())
     })
+}
+
+/// Every count of the spans of a kind that begin in the range, bucket by bucket.
+pub(super) fn each_count(
+    conn: &Connection,
+    dictionary: &Dictionary,
+    (kind, filter): (SpanKind, FilterId),
+    range: MinuteRange,
+    visit: &mut EachCount<'_>,
+) -> Result<()> {
+    let sizes = dictionary.catch_up(conn)?;
+    let mut select = conn.prepare_cached(
+        "SELECT start, block FROM counts
+         WHERE revision = ?1 AND kind = ?2 AND filter = ?3 AND space = ?4 AND bucket = ?5 AND start >= ?6 AND start < ?7",
+    )?;
+    let mut counts = Box::new([0_u64; BUCKET as usize]);
+    for (space, ads) in sizes.into_iter().filter(|(space, _)| *space != Space::RANKED) {
+        for bucket in 0..ads.div_ceil(BUCKET) {
+            let (from, to) = (range.from.as_epoch(), range.to.as_epoch());
+            let key = (Revision::STREAM.0, kind_number(kind), filter.0, space.0, bucket, from, to);
+            let mut rows = select.query(key)?;
+            while let Some(row) = rows.next()? {
+                let start: i64 = row.get(0)?;
+                counts.fill(0);
+                let bytes = row.get_ref(1)?.as_blob().map_err(|error| error.to_string());
+                let read = bytes.and_then(Block::read).and_then(|block| block.add_all_to(&mut counts));
+                let of = Bucket { space, bucket };
+                read.map_err(|why| damaged(kind, filter, of, start, &why))?;
+                let tables = dictionary.read();
+                let Some(table) = tables.get(&space) else { continue };
+                for (number, count) in (bucket * BUCKET..).zip(*counts).filter(|(_, count)| *count > 0) {
+                    visit(Minute::from_epoch(start), table.get(number), count);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A block that cannot be read.
+fn damaged(kind: SpanKind, filter: FilterId, of: Bucket, start: i64, why: &str) -> Fault {
+    let Bucket { space, bucket } = of;
+    Fault::Broken(format!(
+        "table counts, revision 0, kind {}, filter {filter}, space {}, bucket {bucket}, start {start}: {why}",
+        kind_number(kind),
+        space.0,
+    ))
 }
 
 /// The most clicked ads, by merging every block of the range. `None` where that would be more than [`MOST_ENTRIES`].

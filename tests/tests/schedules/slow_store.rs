@@ -8,7 +8,7 @@ use clickmill_model::records::Ranking;
 use clickmill_model::{Definition, FilterId, Minute, Span, SpanKind, Timestamp, Window};
 use clickmill_store::memory::MemoryStore;
 use clickmill_store::{
-    AggregateStore, ClosedWrite, MinuteRange, RankedWrite, Result, StoreError, StoreProgress, TopAds,
+    AggregateStore, ClosedWrite, EachCount, MinuteRange, RankedWrite, Result, StoreError, StoreProgress, TopAds,
 };
 use parking_lot::Mutex;
 
@@ -108,6 +108,16 @@ impl AggregateStore for SlowStore {
 
     fn series(&self, ad: &str, filter: FilterId, range: MinuteRange, step: SpanKind) -> Result<Vec<(Minute, u64)>> {
         self.store.series(ad, filter, range, step)
+    }
+
+    fn each_count(
+        &self,
+        kind: SpanKind,
+        filter: FilterId,
+        range: MinuteRange,
+        visit: &mut EachCount<'_>,
+    ) -> Result<()> {
+        self.store.each_count(kind, filter, range, visit)
     }
 
     fn rankings(&self, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<Option<Ranking>>> {

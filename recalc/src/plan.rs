@@ -1,0 +1,156 @@
+//! What is to be counted, and by which filters each minute.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use clickmill_db_writer::raw::Before;
+use clickmill_model::records::FilterSpan;
+use clickmill_model::{
+    Announced, Definition, DefinitionVersion, FilterId, FilterSet, InputTopic, Minute, Offset, RawPartition,
+};
+
+use crate::RecalcError;
+
+/// What is to be counted.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The minutes `[start, end)`.
+    pub minutes: Range<Minute>,
+    /// All definitions that there ever were, oldest first, at least one. The newest one's filters, windows, `n` and removal of duplicates hold for the whole span: when an older one's windows held
+    /// is not recorded anywhere. Its bound on clocks holds for lines that were not counted when they were written; those that were are not judged again.
+    pub definitions: Vec<Definition>,
+    /// From when to when each filter was published: those in force at the time are counted besides the newest ones.
+    pub published: Vec<FilterSpan>,
+    /// Lines of these partitions at or behind these offsets are left out, so that the same plan gives the same figures whatever is written meanwhile. Of a topic that was made anew, those of the
+    /// newest one. Partitions that are not named are read as they are.
+    pub pins: BTreeMap<RawPartition, Offset>,
+    /// Where the last file of each partition ended, as its writer committed ([`Before::committed`]), so that it is missed where it is gone.
+    pub ends: BTreeMap<RawPartition, Before>,
+    /// How many rows are taken through at once, about.
+    pub slice_rows: u64,
+    /// How many raw partitions are read at once; at least one.
+    pub threads: usize,
+}
+
+/// [`Plan::slice_rows`], unless asked otherwise.
+const SLICE_ROWS: u64 = 4 << 20;
+
+impl Plan {
+    /// These minutes by the newest of these definitions, of which there must be one.
+    pub fn new(minutes: Range<Minute>, definitions: &[Definition]) -> Self {
+        Self {
+            minutes,
+            definitions: definitions.to_vec(),
+            published: Vec::new(),
+            pins: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            slice_rows: SLICE_ROWS,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+
+    /// The definition that the span is counted by. (A plan without any counts by the default one.)
+    pub fn newest(&self) -> Definition {
+        self.definitions.iter().max_by_key(|definition| definition.version).cloned().unwrap_or_default()
+    }
+
+    /// By which definition each minute is counted, the first one from [`Minute::MIN`] on: the newest one with the filters that were published besides. Their versions are 1, 2 and so on; their one input stands for
+    /// all raw partitions.
+    pub(crate) fn eras(&self) -> Result<Vec<(Minute, Definition)>, RecalcError> {
+        let newest = self.newest();
+        let old: Vec<&FilterSpan> = self.published.iter().filter(|span| newest.filter(span.filter).is_none()).collect();
+        let inside = |minute: &Minute| *minute > self.minutes.start && *minute < self.minutes.end;
+        let changes: BTreeSet<Minute> =
+            old.iter().flat_map(|span| [Some(span.from), span.until]).flatten().filter(inside).collect();
+        let mut eras: Vec<(Minute, Definition)> = Vec::new();
+        for start in [self.minutes.start].into_iter().chain(changes) {
+            let mut filters = newest.filters.clone();
+            let in_force = |span: &&&FilterSpan| span.from <= start && span.until.is_none_or(|until| start < until);
+            for span in old.iter().filter(in_force) {
+                filters.push(self.filter(span.filter)?.clone());
+            }
+            filters.sort_by_key(|filter| filter.id);
+            if filters.len() > FilterSet::MOST {
+                return Err(RecalcError::TooManyFilters(filters.len()));
+            }
+            let from = if eras.is_empty() { Minute::MIN } else { start };
+            let version = eras.len() as DefinitionVersion + 1;
+            let inputs = vec![input()];
+            eras.push((from, Definition { version, filters, inputs, sources: BTreeSet::new(), ..newest.clone() }));
+        }
+        Ok(eras)
+    }
+
+    fn filter(&self, id: FilterId) -> Result<&clickmill_model::Filter, RecalcError> {
+        let known = self.definitions.iter().find_map(|definition| definition.filter(id));
+        known.ok_or(RecalcError::UnknownFilter(id))
+    }
+}
+
+/// What stands for all raw partitions behind the mappers: nothing there depends on which one a count came from.
+fn input() -> InputTopic {
+    InputTopic { topic: "raw".to_owned(), partitions: 1 }
+}
+
+/// The one partition of that input.
+pub(crate) fn stand_in() -> RawPartition {
+    RawPartition::new(&input().topic, clickmill_model::Partition(0))
+}
+
+/// The definitions of [`Plan::eras`] as a mapper announces them.
+pub(crate) fn announced(eras: &[(Minute, Definition)]) -> Vec<Announced> {
+    eras.iter().map(|(from, definition)| Announced::new(definition.version, *from)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clickmill_model::Filter;
+
+    use super::*;
+
+    fn filter(id: u16) -> Filter {
+        Filter { id: FilterId(id), country: vec![format!("country {id}")], ..Filter::default() }
+    }
+
+    fn definition(version: DefinitionVersion, ids: &[u16]) -> Definition {
+        let filters = [Filter::all()].into_iter().chain(ids.iter().map(|id| filter(*id))).collect();
+        Definition { version, filters, ..Definition::default() }
+    }
+
+    fn minute(n: i64) -> Minute {
+        Minute::from_epoch(n)
+    }
+
+    #[test]
+    fn filters_of_the_time_are_counted_besides_the_newest() {
+        let span = |filter, from: Minute, until: Option<i64>| FilterSpan {
+            filter: FilterId(filter),
+            from,
+            until: until.map(minute),
+        };
+        let plan = Plan {
+            published: vec![
+                span(0, Minute::MIN, None),
+                span(1, Minute::MIN, Some(105)),
+                span(2, minute(103), Some(200)),
+                span(3, minute(110), None),
+                span(4, Minute::MIN, Some(50)),
+            ],
+            ..Plan::new(
+                minute(100)..minute(120),
+                &[definition(1, &[1, 4]), definition(2, &[1, 2]), definition(3, &[3])],
+            )
+        };
+        let eras: Vec<(Minute, Vec<u16>)> = plan
+            .eras()
+            .unwrap()
+            .into_iter()
+            .map(|(from, definition)| (from, definition.filters.iter().map(|f| f.id.0).collect()))
+            .collect();
+        // Filter 3 is new: it counts from the span's beginning.
+        let expected = [(Minute::MIN, vec![0, 1, 3]), (minute(103), vec![0, 1, 2, 3]), (minute(105), vec![0, 2, 3])];
+        assert_eq!(eras, expected);
+        let missing = Plan { published: vec![span(9, Minute::MIN, None)], ..plan };
+        assert!(matches!(missing.eras(), Err(RecalcError::UnknownFilter(FilterId(9)))));
+    }
+}

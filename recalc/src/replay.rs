@@ -1,0 +1,289 @@
+//! The loop: slice by slice, raw partitions are mapped side by side, aggregators close the slice's minutes, the reducer merges.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use clickmill_aggregator::{Aggregator, Closing};
+use clickmill_db_writer::raw::{Files, scan};
+use clickmill_mapper::{BatchMapper, Combiner, Counts, Lines, WasCounted};
+use clickmill_model::records::{CandidateRecord, Candidates, PartialBlock, Ranking, ResultBody};
+use clickmill_model::{Announced, Columns, Minute, Offset, Partition, RawPartition, Timestamp, Watermark};
+use clickmill_reducer::Reducer;
+use parking_lot::Mutex;
+
+use crate::RecalcError;
+use crate::plan::{Plan, announced, stand_in};
+use crate::slices::slices;
+use crate::source::{self, Source};
+
+/// What the recalculation tells, in order of time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// The counts of a minute, or of an hour or a day that lies inside the span. A span may come in several parts, each with other ads; an ad has a row where it was clicked.
+    Counts {
+        /// The aggregator partition that the ads belong to.
+        partition: Partition,
+        /// The counts.
+        columns: Columns,
+        /// When the oldest click in it arrived.
+        oldest_arrival: Option<Timestamp>,
+    },
+    /// Rankings whose windows lie inside the span.
+    Rankings {
+        /// By minute, filter and window.
+        rankings: Vec<Ranking>,
+        /// When the oldest click in them arrived.
+        oldest_arrival: Option<Timestamp>,
+    },
+    /// Everything before this minute has been told.
+    Until(Minute),
+}
+
+/// How far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Rows that were read so far.
+    pub rows: u64,
+    /// Rows that are to be read, those twice that are read twice.
+    pub of_rows: u64,
+    /// Everything before this minute has been told.
+    pub until: Minute,
+}
+
+/// What it came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Summary {
+    /// What became of the lines. A line that was read for several slices was elsewhere in all but one of them.
+    pub lines: Lines,
+    /// Files that were read.
+    pub files: u64,
+}
+
+/// Counts a span again and hands the figures to `tell`, which may end it with an error of its own. Setting `stop` ends it.
+pub fn recalculate<E: From<RecalcError>>(
+    files: &Files,
+    plan: &Plan,
+    stop: &AtomicBool,
+    mut progress: impl FnMut(Progress),
+    mut tell: impl FnMut(Told) -> Result<(), E>,
+) -> Result<Summary, E> {
+    let Range { start: from, end: to } = plan.minutes;
+    if from >= to {
+        return Err(RecalcError::EmptySpan { from, to }.into());
+    }
+    let mut replay = Replay::new(plan)?;
+    let sources = source::find(files, plan, &mut BatchMapper::new(&plan.eras()?))?;
+    let all = || sources.values().flatten().flat_map(|source| &source.stretches);
+    if all().next().is_none() {
+        return Err(RecalcError::NoRawData { from, to }.into());
+    }
+    let slices = slices(&plan.minutes, all().map(|(s, minutes)| (*minutes, s.rows.len() as u64)), plan.slice_rows);
+    let touched = |slice: &Range<Minute>| {
+        all().filter(|(_, of)| overlap(*of, slice)).map(|(stretch, _)| stretch.rows.len() as u64).sum::<u64>()
+    };
+    let of_rows = slices.iter().map(touched).sum();
+    let mut summary = Summary { files: sources.values().map(|s| s.len() as u64).sum(), ..Summary::default() };
+    let mut rows = 0;
+    for slice in slices {
+        let counts = replay.map(files, &sources, &slice, stop)?;
+        for counts in counts {
+            summary.lines += counts.lines;
+            replay.apply(counts).map_err(RecalcError::from)?;
+        }
+        replay.close(&slice, &plan.minutes, &mut tell)?;
+        tell(Told::Until(slice.end))?;
+        rows += touched(&slice);
+        progress(Progress { rows, of_rows, until: slice.end });
+    }
+    if summary.lines.counted == 0 {
+        return Err(RecalcError::NoRawData { from, to }.into());
+    }
+    Ok(summary)
+}
+
+fn overlap((first, last): (Minute, Minute), slice: &Range<Minute>) -> bool {
+    first < slice.end && slice.start <= last
+}
+
+/// What a thread maps with.
+struct Worker {
+    mapper: BatchMapper,
+    combiner: Combiner,
+}
+
+/// The operators of all stages.
+struct Replay {
+    announced: Vec<Announced>,
+    workers: Vec<Worker>,
+    aggregators: Vec<AggregatorState>,
+    reducer: Reducer,
+}
+
+struct AggregatorState {
+    aggregator: Aggregator,
+    /// Blocks have no offsets of their own here; they are numbered.
+    next: Offset,
+}
+
+impl Replay {
+    fn new(plan: &Plan) -> Result<Self, RecalcError> {
+        let eras = plan.eras()?;
+        let newest = plan.newest();
+        let definitions: Vec<_> = eras.iter().map(|(_, definition)| definition.clone()).collect();
+        let worker = || Worker { mapper: BatchMapper::new(&eras), combiner: Combiner::new(newest.partitions) };
+        let aggregator = |partition| AggregatorState {
+            aggregator: Aggregator::new(Partition(partition), &definitions),
+            next: Offset(0),
+        };
+        Ok(Self {
+            announced: announced(&eras),
+            workers: (0..plan.threads.max(1)).map(|_| worker()).collect(),
+            aggregators: (0..newest.partitions).map(aggregator).collect(),
+            reducer: Reducer::new(newest.partitions),
+        })
+    }
+
+    /// Maps the lines of a slice, raw partitions side by side. Returns what was counted in each.
+    fn map(
+        &mut self,
+        files: &Files,
+        sources: &BTreeMap<RawPartition, Vec<Source>>,
+        slice: &Range<Minute>,
+        stop: &AtomicBool,
+    ) -> Result<Vec<Counts>, RecalcError> {
+        let touches = |source: &&Source| source.stretches.iter().any(|(_, minutes)| overlap(*minutes, slice));
+        let tasks: Vec<Vec<&Source>> = sources
+            .values()
+            .map(|of| of.iter().filter(touches).collect())
+            .filter(|of: &Vec<_>| !of.is_empty())
+            .collect();
+        let next = AtomicUsize::new(0);
+        let done = Mutex::new(Vec::with_capacity(tasks.len()));
+        let work = |worker: &mut Worker| {
+            while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let counts = worker.map(files, task, slice, stop);
+                let failed = counts.is_err();
+                done.lock().push(counts);
+                if failed {
+                    // Nothing that comes after it matters.
+                    next.store(tasks.len(), Ordering::Relaxed);
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            let mut workers = self.workers.iter_mut().take(tasks.len().max(1));
+            let own = workers.next();
+            for worker in workers {
+                scope.spawn(|| work(worker));
+            }
+            own.map(&work);
+        });
+        done.into_inner().into_iter().collect()
+    }
+
+    fn apply(&mut self, counts: Counts) -> Result<(), clickmill_aggregator::AggregateError> {
+        let Counts { partitions, oldest_arrivals, .. } = counts;
+        for (state, minutes) in self.aggregators.iter_mut().zip(partitions) {
+            for columns in minutes {
+                let oldest_arrival = oldest_arrivals.get(&columns.span.start).copied();
+                state.take_in(&self.announced, Watermark::NONE, oldest_arrival, vec![columns])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes the minutes of a slice and tells what lies inside the span.
+    fn close<E: From<RecalcError>>(
+        &mut self,
+        slice: &Range<Minute>,
+        span: &Range<Minute>,
+        tell: &mut impl FnMut(Told) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let reached = Watermark::at(slice.end.start());
+        for state in &mut self.aggregators {
+            state.take_in(&self.announced, reached, None, Vec::new()).map_err(RecalcError::from)?;
+        }
+        // The one that is furthest behind goes first, so that little waits in the reducer.
+        while let Some((partition, state)) = (0_u32..)
+            .zip(&mut self.aggregators)
+            .min_by_key(|(_, state)| state.aggregator.closed_until())
+            .filter(|(_, state)| state.aggregator.closed_until() < slice.end)
+        {
+            let partition = Partition(partition);
+            let Some(Closing { results, candidates, until, oldest_arrival, .. }) = state.aggregator.close(Offset(0))
+            else {
+                break;
+            };
+            for result in results {
+                if let ResultBody::Counts { partition, oldest_arrival, columns } = result.body
+                    && span.start <= columns.span.start
+                {
+                    tell(Told::Counts { partition, columns, oldest_arrival })?;
+                }
+            }
+            let inside = |of: &Candidates| of.window.first(of.minute) >= span.start && of.minute < span.end;
+            let rankings = candidates.into_iter().filter(inside).collect();
+            self.reducer.apply(Offset(0), CandidateRecord { partition, closed_until: until, oldest_arrival, rankings });
+            while let Some(published) = self.reducer.publish() {
+                if !published.rankings.is_empty() {
+                    let (rankings, oldest_arrival) = (published.rankings, published.oldest_arrival);
+                    tell(Told::Rankings { rankings, oldest_arrival })?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AggregatorState {
+    fn take_in(
+        &mut self,
+        announced: &[Announced],
+        watermark: Watermark,
+        oldest_arrival: Option<Timestamp>,
+        minutes: Vec<Columns>,
+    ) -> Result<(), clickmill_aggregator::AggregateError> {
+        let (from, to) = (self.next, self.next.next());
+        let definitions = announced.to_vec();
+        let block = PartialBlock { raw: stand_in(), from, to, watermark, oldest_arrival, definitions, minutes };
+        self.aggregator.apply(from, &block)?;
+        self.next = to;
+        Ok(())
+    }
+}
+
+impl Worker {
+    /// Counts the lines of a slice in the files of one raw partition, in the order of their offsets.
+    fn map(
+        &mut self,
+        files: &Files,
+        sources: &[&Source],
+        slice: &Range<Minute>,
+        stop: &AtomicBool,
+    ) -> Result<Counts, RecalcError> {
+        let Self { mapper, combiner } = self;
+        mapper.begin(slice.clone(), combiner);
+        for source in sources {
+            let touched = source.stretches.iter().filter(|(_, minutes)| overlap(*minutes, slice));
+            let stretches: Vec<_> = touched.map(|(stretch, _)| stretch).collect();
+            if stop.load(Ordering::Relaxed) {
+                return Err(RecalcError::Stopped);
+            }
+            let read = scan::lines(files, &source.part, &stretches, |line| {
+                if source.until.is_some_and(|until| line.offset >= until) {
+                    return Ok(());
+                }
+                let was_counted = if line.is_rejected { WasCounted::No } else { WasCounted::Yes };
+                let minute = mapper.line(line.line, (line.arrival, was_counted), combiner);
+                if !line.is_rejected && minute.is_some() && minute != line.minute {
+                    // It was looked for by the minute in its columns, and may be missed by it.
+                    return Err(format!("the line of offset {} tells another minute than its columns", line.offset));
+                }
+                Ok(())
+            });
+            read.map_err(|error| source.failed(error))?;
+        }
+        Ok(mapper.take(combiner))
+    }
+}
