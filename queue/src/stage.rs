@@ -65,6 +65,9 @@ const WAIT: Duration = Duration::from_millis(100);
 /// The longest pause between two attempts to rebuild a stage.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// A stage that is outdated as soon as it begins looks again after so long.
+const LOOKS_AGAIN: Duration = Duration::from_millis(500);
+
 /// What to do when another process took over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenFenced {
@@ -97,6 +100,10 @@ pub fn run(
             StageError::Queue(QueueError::Fenced(_)) => when_fenced == WhenFenced::End,
             StageError::Outdated(why) => {
                 tracing::info!(stage = name, why, "starting anew");
+                // At once, but not again and again: what it wants to know may not be there yet.
+                if began.elapsed() < LOOKS_AGAIN {
+                    rest(LOOKS_AGAIN, stop);
+                }
                 continue;
             }
             StageError::Unavailable(_) | StageError::Queue(_) => false,
@@ -108,13 +115,17 @@ pub fn run(
         metrics::counter!("clickmill_stage_restarts_total", "stage" => name.to_owned()).increment(1);
         tracing::warn!(stage = name, %error, "starting over from what is committed");
         failures = if began.elapsed() > Duration::from_secs(60) { 1 } else { failures + 1 };
-        let pause = (Duration::from_millis(50) * 2_u32.saturating_pow(failures.min(8))).min(LONGEST_PAUSE);
-        let until = Instant::now() + pause;
-        while Instant::now() < until && !stop.load(Ordering::Relaxed) {
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        rest((Duration::from_millis(50) * 2_u32.saturating_pow(failures.min(8))).min(LONGEST_PAUSE), stop);
     }
     Ok(())
+}
+
+/// Does nothing for so long, or until `stop` is set.
+fn rest(pause: Duration, stop: &AtomicBool) {
+    let until = Instant::now() + pause;
+    while Instant::now() < until && !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 fn run_one(mut stage: Box<dyn Stage>, clock: &dyn Clock, stop: &AtomicBool) -> Result<(), StageError> {
@@ -122,4 +133,29 @@ fn run_one(mut stage: Box<dyn Stage>, clock: &dyn Clock, stop: &AtomicBool) -> R
         stage.step(clock.now(), WAIT)?;
     }
     stage.stop()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+
+    #[test]
+    fn a_stage_that_cannot_know_enough_yet_does_not_start_again_and_again() {
+        let stop = AtomicBool::new(false);
+        let mut made = 0;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(700));
+                stop.store(true, Ordering::Relaxed);
+            });
+            let make = || {
+                made += 1;
+                Err(StageError::Outdated("too few definitions".to_owned()))
+            };
+            run("test", &ManualClock::new(Timestamp::EPOCH), &stop, WhenFenced::End, |_| (), make).unwrap();
+        });
+        assert!((2..=3).contains(&made), "{made} times");
+    }
 }
