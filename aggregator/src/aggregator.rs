@@ -214,7 +214,7 @@ impl Aggregator {
                 SpanKind::Minute if span.start >= kept_from => self.windows.restore(closed, self.closed_until),
                 SpanKind::Hour if span.start >= day.start && span.start < hour.start => {
                     self.windows.add_hour(&closed.filters, &closed.entries);
-                    self.windows.hour_told(span.start, closed.told_at);
+                    self.windows.hour_told(span.start, closed.told_at, closed.oldest_arrival);
                 }
                 SpanKind::Minute | SpanKind::Hour | SpanKind::Day => {}
             }
@@ -392,7 +392,7 @@ impl Aggregator {
                 if totals.iter().any(|entries| !entries.is_empty()) {
                     self.tell(Span::holding(kind, minute), &filters, &totals, arrival, told);
                     if kind == SpanKind::Hour {
-                        self.windows.hour_told(Span::holding(kind, minute).start, told_at);
+                        self.windows.hour_told(Span::holding(kind, minute).start, told_at, arrival);
                     }
                 }
             }

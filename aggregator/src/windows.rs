@@ -114,6 +114,15 @@ impl Sums {
     }
 }
 
+/// A closed hour that had clicks.
+#[derive(Debug)]
+struct ToldHour {
+    start: Minute,
+    /// Where its totals were told: a restart reads them again.
+    told_at: Offset,
+    oldest_arrival: Option<Timestamp>,
+}
+
 /// All windows of one aggregator partition.
 #[derive(Debug, Default)]
 pub(crate) struct Windows {
@@ -121,8 +130,8 @@ pub(crate) struct Windows {
     sums: Vec<Sums>,
     /// The closed minutes that a sliding window still needs, oldest first.
     history: VecDeque<ClosedMinute>,
-    /// The totals of the closed hours of the running day, for a restart: where they were told.
-    hours: VecDeque<(Minute, Offset)>,
+    /// The closed hours of the running day.
+    hours: VecDeque<ToldHour>,
 }
 
 /// A ranking: the filter, the window, the ads, whether these are all.
@@ -276,9 +285,9 @@ impl Windows {
         }
     }
 
-    /// Notes where the totals of an hour were told.
-    pub(crate) fn hour_told(&mut self, hour: Minute, at: Offset) {
-        self.hours.push_back((hour, at));
+    /// Notes that the totals of an hour were told.
+    pub(crate) fn hour_told(&mut self, start: Minute, told_at: Offset, oldest_arrival: Option<Timestamp>) {
+        self.hours.push_back(ToldHour { start, told_at, oldest_arrival });
     }
 
     /// The next minute after `minute` at whose end something happens although nothing was clicked in it: the next one while a sliding window holds a click, the end of a
@@ -301,14 +310,17 @@ impl Windows {
     /// The first record of `click-results` that a restart must read.
     pub(crate) fn needed_from(&self) -> Option<Offset> {
         let minutes = self.history.front().map(|closed| closed.told_at);
-        let hours = self.hours.front().map(|(_, at)| *at);
+        let hours = self.hours.front().map(|hour| hour.told_at);
         minutes.into_iter().chain(hours).min()
     }
 
-    /// The arrival of the oldest click in the window of `length` minutes that ends with `minute`, as far as its minutes are kept.
+    /// The arrival of the oldest click in the `length` minutes that end with `minute`: an hour, or the running day.
     pub(crate) fn oldest_arrival(&self, minute: Minute, length: i64) -> Option<Timestamp> {
         let first = minute.plus(1 - length);
-        self.history.iter().filter(|closed| closed.minute >= first).filter_map(|closed| closed.oldest_arrival).min()
+        let minutes = self.history.iter().filter(|closed| closed.minute >= first).map(|closed| closed.oldest_arrival);
+        // Of a day only the last minutes are kept.
+        let hours = self.hours.iter().filter(|hour| hour.start >= first).map(|hour| hour.oldest_arrival);
+        minutes.chain(hours).flatten().min()
     }
 }
 

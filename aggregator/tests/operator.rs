@@ -12,7 +12,7 @@ use clickmill_model::{
 };
 
 /// 2021-01-01 23:00: the day ends within the tests.
-const START: i64 = 26_824_020 + 23 * 60;
+const START: i64 = 26_824_320 + 23 * 60;
 
 fn minute(n: i64) -> Minute {
     Minute::from_epoch(START + n)
@@ -226,6 +226,35 @@ fn three_hours(run: &mut Run, mut after: impl FnMut(&mut Run, usize)) -> Minute 
         i += 1;
     }
     minute(1500)
+}
+
+#[test]
+fn a_day_says_when_its_oldest_click_arrived_though_its_last_hours_had_none() {
+    for restarts in [false, true] {
+        let mut run = Run::new(definition(&[1], 3));
+        let day = |n: i64| minute(60 + n);
+        let pass = |run: &mut Run, until: Minute, counts: &[(Minute, &str, u64, u64)], arrival: i64| {
+            for (raw, counts) in [(0, counts), (1, &[][..])] {
+                let block = run.block(raw, until, counts);
+                run.step(PartialBlock { oldest_arrival: Some(Timestamp::from_secs(arrival)), ..block });
+            }
+        };
+        pass(&mut run, day(70), &[(day(3), "a", 1, 0)], 5);
+        pass(&mut run, day(130), &[(day(80), "a", 1, 0)], 9);
+        if restarts {
+            run.restart();
+        }
+        pass(&mut run, day(1440), &[], 12);
+        let told = run.results.iter().find_map(|result| match &result.body {
+            ResultBody::Counts { columns, oldest_arrival, .. }
+                if columns.span == Span { kind: SpanKind::Day, start: day(0) } =>
+            {
+                Some(*oldest_arrival)
+            }
+            _ => None,
+        });
+        assert_eq!(told, Some(Some(Timestamp::from_secs(5))), "restarts: {restarts}");
+    }
 }
 
 #[test]

@@ -145,7 +145,9 @@ impl ResultsWriter {
                 }
                 ResultBody::Closed { partition, until, filters, .. } => {
                     let counts = input.closing.remove(&(revision, partition)).unwrap_or_default().counts;
-                    let oldest = counts.iter().filter_map(|(_, arrival)| *arrival).min();
+                    // Totals of hours and days come with clicks that could be read long before.
+                    let minutes = counts.iter().filter(|(columns, _)| columns.span.kind == SpanKind::Minute);
+                    let oldest = minutes.filter_map(|(_, arrival)| *arrival).min();
                     let write = ClosedWrite { revision, partition, counts, until, filters };
                     self.store.write_closed(&write).map_err(stage_error)?;
                     if let Some(minutes) = &self.config.minutes {
