@@ -15,7 +15,7 @@ use clickmill_queue::kafka::{self as client, KafkaQueue};
 use clickmill_queue::{Queue, TopicPartition};
 use clickmill_servers::{Kafka, kafka};
 use clickmill_tests::process::{Running, Site, wait_for};
-use clickmill_tests::traffic::{CONFIGURATION, FILTERS};
+use clickmill_tests::traffic::on_kafka;
 
 const PARTITIONS: u32 = 8;
 
@@ -44,7 +44,7 @@ fn main() {
 
 /// Lets the stages count lines that were written before, first the log watcher alone and then the others.
 fn run(brokers: &str, clicks: u64, processes: u64) {
-    let site = Site::new(&configuration(brokers));
+    let site = Site::new(&on_kafka(brokers, PARTITIONS));
     let options = Options { clicks, ads: 100_000, duplicates: 0.01, ..Options::new(site.logs()) };
     let Summary { lines, .. } = generate(&options, || Timestamp::EPOCH, |_| (), &AtomicBool::new(false)).unwrap();
     let truth = Truth::read(&site.logs().join(TRUTH_FILE)).unwrap();
@@ -108,21 +108,6 @@ impl Results {
         (0..PARTITIONS).all(|partition| is_told(false, partition))
             && (0..FILTER_COUNT).all(|filter| is_told(true, filter))
     }
-}
-
-fn configuration(brokers: &str) -> String {
-    format!(
-        r#"{CONFIGURATION}
-[queue]
-kind = "kafka"
-brokers = "{brokers}"
-partitions = {PARTITIONS}
-
-[files]
-shared = true
-
-{FILTERS}"#
-    )
 }
 
 fn report(what: &str, lines: u64, took: Duration, cpu: f64) {

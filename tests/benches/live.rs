@@ -9,11 +9,10 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use clickmill_generator::{Options, Start};
 use clickmill_model::{Minute, Timestamp};
 use clickmill_tests::process::{Running, Site, wait_for};
 use clickmill_tests::stages::watch_a_minute;
-use clickmill_tests::traffic::{CONFIGURATION, FILTERS, Traffic, wall_clock};
+use clickmill_tests::traffic::{CONFIGURATION, FILTERS, Traffic, steady, wall_clock};
 use serde_json::Value;
 
 /// Longer than anything here takes.
@@ -28,16 +27,7 @@ fn main() {
     let minutes = numbers.first().copied().unwrap_or(10);
     let rate = numbers.get(1).copied().unwrap_or(50_000);
     let site = Site::new(&[CONFIGURATION, FILTERS].concat());
-    let traffic = Traffic::start(Options {
-        clicks: u64::MAX,
-        ads: 100_000,
-        duplicates: 0.01,
-        disorder: Duration::from_secs(3),
-        start: Start::Now { history: Duration::ZERO },
-        rate: Some(rate),
-        rotate_lines: Some(rate * 60),
-        ..Options::new(site.logs())
-    });
+    let traffic = Traffic::start(steady(&site.logs(), rate));
     let up = site.serve(&["up", "--listen", "127.0.0.1:0"], LONG);
     println!(
         "{rate} lines/s, {minutes} minutes; each minute: CPU of a core, memory, how long after its watermark it could be read"

@@ -17,7 +17,7 @@ use clickmill_queue::kafka::{self as client, KafkaQueue};
 use clickmill_queue::{Queue, Record, TopicPartition, Transaction};
 use clickmill_servers::{Kafka, kafka};
 use clickmill_tests::process::{Site, wait_for};
-use clickmill_tests::traffic::{CONFIGURATION, FILTERS};
+use clickmill_tests::traffic::on_kafka;
 use rdkafka::bindings as native;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -37,7 +37,7 @@ fn main() {
     let mut kafka =
         Kafka::start(&kafka::Options { optimise: true, heap_mib: 1024, ..kafka::Options::default() }).unwrap();
     for round in 1..=ROUNDS {
-        let site = Site::new(&configuration(kafka.bootstrap()));
+        let site = Site::new(&on_kafka(kafka.bootstrap(), PARTITIONS));
         site.succeed(&["topics", "create"], LONG);
         site.succeed(&["define"], LONG);
         let lines = produce(&site, kafka.bootstrap(), lines);
@@ -113,19 +113,4 @@ fn consume(brokers: &str, lines: u64) -> Duration {
         native::rd_kafka_queue_destroy(queue);
     }
     began.elapsed()
-}
-
-fn configuration(brokers: &str) -> String {
-    format!(
-        r#"{CONFIGURATION}
-[queue]
-kind = "kafka"
-brokers = "{brokers}"
-partitions = {PARTITIONS}
-
-[files]
-shared = true
-
-{FILTERS}"#
-    )
 }

@@ -7,11 +7,10 @@
 
 use std::time::{Duration, Instant};
 
-use clickmill_generator::{Options, Start};
 use clickmill_servers::{Cassandra, Kafka, cassandra, kafka};
 use clickmill_tests::process::{Running, Site, wait_for};
 use clickmill_tests::stages::{STAGES, watch_a_minute};
-use clickmill_tests::traffic::{CONFIGURATION, FILTERS, Traffic, wall_clock};
+use clickmill_tests::traffic::{Traffic, on_kafka, steady, wall_clock};
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(180);
@@ -28,16 +27,7 @@ fn main() {
     for command in [&["topics", "create"][..], &["schema", "create"], &["define"]] {
         site.succeed(command, LONG);
     }
-    let traffic = Traffic::start(Options {
-        clicks: u64::MAX,
-        ads: 100_000,
-        duplicates: 0.01,
-        disorder: Duration::from_secs(3),
-        start: Start::Now { history: Duration::ZERO },
-        rate: Some(rate),
-        rotate_lines: Some(rate * 60),
-        ..Options::new(site.logs())
-    });
+    let traffic = Traffic::start(steady(&site.logs(), rate));
     let mut stages: Vec<(&str, Running<'_>)> = STAGES.iter().map(|stage| (*stage, site.start(&[stage]))).collect();
     // The one that takes over.
     let spare = site.start(&["aggregator"]);
@@ -66,23 +56,6 @@ fn main() {
 }
 
 fn configuration(kafka: &Kafka, cassandra: &Cassandra) -> String {
-    format!(
-        r#"{CONFIGURATION}
-[queue]
-kind = "kafka"
-brokers = "{}"
-partitions = 8
-
-[store]
-kind = "cassandra"
-nodes = ["{}"]
-replication = 1
-
-[files]
-shared = true
-
-{FILTERS}"#,
-        kafka.bootstrap(),
-        cassandra.addresses()[0],
-    )
+    let store = format!("\n[store]\nkind = \"cassandra\"\nnodes = [{:?}]\nreplication = 1\n", cassandra.addresses()[0]);
+    on_kafka(kafka.bootstrap(), 8) + &store
 }

@@ -37,6 +37,36 @@ name = "two networks"
 ip = ["207.148.0.0/16", "2001:db8:8::/45"]
 "#;
 
+/// [`CONFIGURATION`] and [`FILTERS`] with the queue of these brokers, for stages that are processes of their own. Further tables, such as `[store]`, may be put behind it.
+pub fn on_kafka(brokers: &str, partitions: u32) -> String {
+    format!(
+        r#"{CONFIGURATION}
+[queue]
+kind = "kafka"
+brokers = "{brokers}"
+partitions = {partitions}
+
+[files]
+shared = true
+
+{FILTERS}"#
+    )
+}
+
+/// Lines that benchmarks measure by while they come: so many a second, of 100,000 ads, a little out of order and now and then told twice, in files that are renamed every minute.
+pub fn steady(logs: &Path, rate: u64) -> Options {
+    Options {
+        clicks: u64::MAX,
+        ads: 100_000,
+        duplicates: 0.01,
+        disorder: Duration::from_secs(3),
+        start: Start::Now { history: Duration::ZERO },
+        rate: Some(rate),
+        rotate_lines: Some(rate * 60),
+        ..Options::new(logs)
+    }
+}
+
 /// A thread that writes log files until it is stopped.
 #[derive(Debug)]
 pub struct Traffic {
