@@ -1,14 +1,15 @@
 //! What no single crate can show: the whole pipeline against a slow model, under faults, and as a process that is killed.
 //!
 //! [`model`] says what every figure must be; [`process`] runs the real program; [`answers`] compares what it says with what is true, [`raw`] reads what it left in Parquet,
-//! [`traffic`] writes logs meanwhile, [`stages`] runs every stage as a process of its own.
+//! [`results`] what it told by `click-results`, [`traffic`] writes logs meanwhile, [`stages`] runs every stage as a process of its own.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // Helpers of tests give up as tests do.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)] // Helpers of tests give up as tests do, and say why.
 
 pub mod answers;
 pub mod dice;
 pub mod model;
 pub mod process;
 pub mod raw;
+pub mod results;
 pub mod stages;
 pub mod traffic;

@@ -138,8 +138,8 @@ impl Site {
     /// [`Site::start`] of a command from [`Site::command`].
     pub fn start_command(&self, mut command: Command) -> Running<'_> {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
-        let log = self.folder.path().join(format!("stderr-{number}.log"));
-        let mut child = command.stdout(Stdio::piped()).stderr(File::create(&log).unwrap()).spawn().unwrap();
+        let log = self.log(number);
+        let mut child = command.stdout(Stdio::piped()).stderr(File::create(&log.0).unwrap()).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (send, lines) = channel();
         std::thread::spawn(move || {
@@ -149,7 +149,12 @@ impl Site {
                 }
             }
         });
-        Running { _site: PhantomData, child, log: Log(log), stdout: lines, address: None }
+        Running { _site: PhantomData, child, log, stdout: lines, address: None }
+    }
+
+    /// Where the command logs that was started as this one, from 0.
+    fn log(&self, number: u32) -> Log {
+        Log(self.path().join(format!("stderr-{number}.log")))
     }
 
     /// Starts a command that serves HTTP, and waits until it is ready.
@@ -157,6 +162,19 @@ impl Site {
         let mut running = self.start(args);
         running.wait_until_ready(at_most);
         running
+    }
+}
+
+impl Drop for Site {
+    /// Where a test has failed, the ends of all logs are told: the folder goes, and they are what says why.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for number in 0..self.started.load(Ordering::Relaxed) {
+            let log = self.log(number);
+            eprintln!("== {}\n{}", log.0.display(), tail(&log.read()));
+        }
     }
 }
 
@@ -300,7 +318,7 @@ pub struct Log(PathBuf);
 impl Log {
     /// What it has logged so far.
     pub fn read(&self) -> String {
-        String::from_utf8_lossy(&fs::read(&self.0).unwrap()).into_owned()
+        String::from_utf8_lossy(&fs::read(&self.0).unwrap_or_default()).into_owned()
     }
 }
 

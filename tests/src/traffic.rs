@@ -53,6 +53,27 @@ shared = true
     )
 }
 
+/// [`CONFIGURATION`] with the queue of these brokers and the store of these nodes, each record and row in so many copies. Further tables may be put behind it.
+pub fn on_servers(brokers: &str, partitions: u32, nodes: &[String], copies: u8) -> String {
+    format!(
+        r#"{CONFIGURATION}
+[queue]
+kind = "kafka"
+brokers = "{brokers}"
+partitions = {partitions}
+replication = {copies}
+
+[store]
+kind = "cassandra"
+nodes = {nodes:?}
+replication = {copies}
+
+[files]
+shared = true
+"#
+    )
+}
+
 /// Lines that benchmarks measure by while they come: so many a second, of 100,000 ads, a little out of order and now and then told twice, in files that are renamed every minute.
 pub fn steady(logs: &Path, rate: u64) -> Options {
     Options {

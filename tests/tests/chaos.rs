@@ -6,21 +6,17 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // Helpers of tests give up as tests do.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use clickmill_generator::{TRUTH_FILE, Truth};
-use clickmill_model::records::{CLICK_RESULTS, ResultBody, ResultRecord};
-use clickmill_model::{FilterId, Minute, Offset, Partition, Span, SpanKind};
-use clickmill_queue::kafka::{self as client, KafkaQueue};
-use clickmill_queue::{Queue, TopicPartition};
 use clickmill_servers::process::Signal;
 use clickmill_servers::{Cassandra, Kafka, Network, cassandra, kafka};
 use clickmill_tests::answers::{assert_everything, wait_for_lines};
 use clickmill_tests::dice::{Dice, SEED, seeds};
 use clickmill_tests::process::{LONG, Running, Site};
+use clickmill_tests::results::assert_results;
 use clickmill_tests::stages::{GONE_WITHIN, STAGES};
-use clickmill_tests::traffic::{CONFIGURATION, Traffic, live};
+use clickmill_tests::traffic::{Traffic, live, on_servers};
 
 /// How long everything goes wrong, usually.
 const USUAL: u64 = 40;
@@ -35,27 +31,7 @@ fn number_of(variable: &str) -> Option<u64> {
 }
 
 fn configuration(kafka: &Kafka, cassandra: &Cassandra, servers: u8, more: &str) -> String {
-    let nodes: Vec<String> = cassandra.addresses().iter().map(|address| format!("{address:?}")).collect();
-    format!(
-        r#"{CONFIGURATION}
-[queue]
-kind = "kafka"
-brokers = "{}"
-partitions = {PARTITIONS}
-replication = {servers}
-
-[store]
-kind = "cassandra"
-nodes = [{}]
-replication = {servers}
-
-[files]
-shared = true
-{more}
-"#,
-        kafka.bootstrap(),
-        nodes.join(", "),
-    )
+    on_servers(kafka.bootstrap(), PARTITIONS, cassandra.addresses(), servers) + more
 }
 
 /// The processes, restarted when they end as a supervisor would.
@@ -271,57 +247,5 @@ fn whatever_goes_wrong_at_once_every_click_counts_once() {
         assert!(status.success(), "{stage}: {status}\n{}", log.read());
     }
     assert_everything(&site, &made, LONG);
-    assert_results(&kafka, &Truth::read(&site.logs().join(TRUTH_FILE)).unwrap());
-}
-
-/// Reads `click-results` as any other client would, and demands that every span was told once by each partition, in order, and that the minutes add up to what is true.
-fn assert_results(kafka: &Kafka, truth: &Truth) {
-    let options = client::Options { brokers: kafka.bootstrap().into(), ..client::Options::default() };
-    let queue = KafkaQueue::open(options).unwrap();
-    let mut counts: BTreeMap<(Minute, String), u64> = BTreeMap::new();
-    for partition in 0..PARTITIONS {
-        let of = TopicPartition::new(CLICK_RESULTS, partition);
-        let mut offset = queue.range(&of).unwrap().start;
-        let mut told: BTreeSet<(Partition, Span, Vec<u8>)> = BTreeSet::new();
-        let mut closed: BTreeMap<Partition, Minute> = BTreeMap::new();
-        loop {
-            let records = queue.read(&of, offset, 16 << 20).unwrap();
-            let Some(last) = records.last() else { break };
-            offset = Offset(last.offset.0 + 1);
-            for record in &records {
-                let result = ResultRecord::decode(&record.record.value).unwrap();
-                match result.body {
-                    ResultBody::Counts { partition, columns, .. } => {
-                        assert!(
-                            closed.get(&partition).is_none_or(
-                                |until| columns.span.kind != SpanKind::Minute || columns.span.start >= *until
-                            ),
-                            "{partition:?} tells {:?} again",
-                            columns.span
-                        );
-                        let all = columns.filters.iter().position(|filter| *filter == FilterId::ALL).unwrap();
-                        for (ad, count) in columns.ads.iter().zip(&columns.counts[all]) {
-                            assert!(
-                                told.insert((partition, columns.span, ad.to_vec())),
-                                "{partition:?} tells an ad of {:?} twice",
-                                columns.span
-                            );
-                            if columns.span.kind == SpanKind::Minute {
-                                let ad = String::from_utf8(ad.to_vec()).unwrap();
-                                *counts.entry((columns.span.start, ad)).or_default() += count;
-                            }
-                        }
-                    }
-                    ResultBody::Closed { partition, until, .. } => {
-                        let before = closed.insert(partition, until);
-                        assert!(before.is_none_or(|before| before <= until), "{partition:?} goes back in time");
-                    }
-                    ResultBody::Rankings { .. } | ResultBody::Ranked { .. } => {}
-                }
-            }
-        }
-    }
-    let wrong = counts.iter().find(|(of, count)| truth.counts.get(*of) != Some(*count));
-    assert_eq!(wrong, None, "in click-results");
-    assert_eq!(counts.len(), truth.counts.len(), "minutes and ads in click-results");
+    assert_results(kafka.bootstrap(), PARTITIONS, &Truth::read(&site.logs().join(TRUTH_FILE)).unwrap());
 }

@@ -4,14 +4,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use crate::fetch::{self, Server};
 use crate::process::{self, ServerProcess, Signal, run};
 use crate::proxy::{Network, Proxy};
-use crate::{Result, certificates, doing, write};
+use crate::{Result, ServerError, certificates, doing, write};
 
 /// Names a running broker that the tests shall use.
 pub const INSTEAD: &str = "CLICKMILL_TEST_KAFKA";
@@ -238,7 +238,24 @@ impl Kafka {
         let bootstrap = self.bootstrap.clone();
         let mut topics = self.broker(0)?.java("org.apache.kafka.tools.TopicCommand");
         topics.args(["--bootstrap-server", &bootstrap, "--delete", "--topic", pattern]);
-        run(&format!("deleting topics {pattern}"), topics, START_WITHIN)
+        run(&format!("deleting topics {pattern}"), topics, START_WITHIN).map(drop)
+    }
+
+    /// Waits until every partition has all of its copies again, on a cluster without passwords.
+    pub fn wait_until_replicated(&mut self) -> Result<()> {
+        let bootstrap = self.bootstrap.clone();
+        let began = Instant::now();
+        loop {
+            let mut topics = self.broker(0)?.java("org.apache.kafka.tools.TopicCommand");
+            topics.args(["--bootstrap-server", &bootstrap, "--describe", "--under-replicated-partitions"]);
+            let lacking = run("looking for copies that lag", topics, START_WITHIN)?;
+            if lacking.trim().is_empty() {
+                return Ok(());
+            }
+            if began.elapsed() > START_WITHIN {
+                return Err(ServerError::NotReady { server: "Kafka".into(), waited: START_WITHIN, log: lacking });
+            }
+        }
     }
 
     /// Where clients connect first: `host:port,…`.
@@ -322,7 +339,7 @@ impl Broker {
         for (name, password) in &self.options.users {
             format.args(["--add-scram", &format!("SCRAM-SHA-512=[name={name},password={password}]")]);
         }
-        run(&format!("formatting the folder of {}", self.name), format, START_WITHIN)
+        run(&format!("formatting the folder of {}", self.name), format, START_WITHIN).map(drop)
     }
 
     fn java(&self, class: &str) -> Command {

@@ -188,12 +188,12 @@ fn tail(log: &str) -> String {
     log[from..].to_owned()
 }
 
-/// Runs a program that must succeed. An error says `what` it was to do.
-pub(crate) fn run(what: &str, command: Command, at_most: Duration) -> Result<()> {
+/// Runs a program that must succeed, and returns what it says on its standard output. An error says `what` it was to do.
+pub(crate) fn run(what: &str, command: Command, at_most: Duration) -> Result<String> {
     let program = command.get_program().to_owned();
     let output = output_within(command, at_most).map_err(doing("running", program))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let log = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     Err(ServerError::Ended { server: what.to_owned(), status: output.status, log })
