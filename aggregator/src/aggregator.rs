@@ -8,53 +8,15 @@ use clickmill_model::{
     AdTable, Announced, Columns, Definition, DefinitionVersion, FilterId, Minute, Offset, Partition, RawPartition,
     Revision, Span, SpanKind, Timestamp, Watermark, Window,
 };
-use thiserror::Error;
 
 use crate::checkpoint::AggregatorCheckpoint;
+use crate::error::AggregateError;
 use crate::open::{Entries, OpenMinute};
 use crate::publish::Published;
 use crate::rank::Best;
 use crate::windows::{ClosedMinute, Windows};
 
 mod follow;
-
-/// A broken promise of the mappers, or of what is stored.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum AggregateError {
-    /// A block does not begin where the one before it ended: clicks are missing, or would count twice.
-    #[error("expected offset {expected} of {raw}, got a block of {from} to {to}")]
-    OffsetGap {
-        /// The raw partition.
-        raw: RawPartition,
-        /// Where the block should begin.
-        expected: Offset,
-        /// Where it begins.
-        from: Offset,
-        /// Where it ends.
-        to: Offset,
-    },
-    /// A count for a minute that is closed.
-    #[error("a block of {raw} counts in minute {minute}, which was closed: minutes before {closed_until} are")]
-    ClosedMinute {
-        /// The raw partition.
-        raw: RawPartition,
-        /// The minute that it counts in.
-        minute: Minute,
-        /// The first open minute.
-        closed_until: Minute,
-    },
-    /// A block counted by a definition that is not known here.
-    #[error("a block of {raw} is counted by definition {version}, which is not known")]
-    UnknownDefinition {
-        /// The raw partition.
-        raw: RawPartition,
-        /// The definition.
-        version: DefinitionVersion,
-    },
-    /// More distinct ads than can be numbered.
-    #[error("more than 4 billion ads, or 4 GiB of their names")]
-    TooManyAds,
-}
 
 /// How far one raw partition has come.
 #[derive(Debug, Clone)]
@@ -109,6 +71,8 @@ pub struct Aggregator {
     /// The first block of `click-partials` behind the last closing.
     after_closing: Option<Offset>,
     restoring: BTreeMap<Span, ClosedMinute>,
+    /// How far it had told, as what was read back says.
+    told_until: Option<Minute>,
     numbers: Vec<u32>,
     hashes: Vec<u64>,
 }
@@ -130,6 +94,7 @@ impl Aggregator {
             closing_at: None,
             after_closing: None,
             restoring: BTreeMap::new(),
+            told_until: None,
             numbers: Vec::new(),
             hashes: Vec::new(),
         }
@@ -180,7 +145,8 @@ impl Aggregator {
                     }
                 }
             }
-            ResultBody::Closed { partition, covered, filters, .. } if *partition == self.partition => {
+            ResultBody::Closed { partition, until, covered, filters } if *partition == self.partition => {
+                self.told_until = Some(*until);
                 self.raws = covered
                     .iter()
                     .map(|c| {
@@ -200,7 +166,10 @@ impl Aggregator {
     }
 
     /// Everything told before was read back: the windows are summed up from it.
-    pub fn restored(&mut self) {
+    pub fn restored(&mut self) -> Result<(), AggregateError> {
+        if self.told_until != Some(self.closed_until) {
+            return Err(AggregateError::LostResults { closed_until: self.closed_until, found: self.told_until });
+        }
         let last = self.closed_until.previous();
         if let Some(definition) = self.published.in_force(last, &self.raws) {
             self.windows.set(&definition.windows, self.closed_until);
@@ -219,6 +188,7 @@ impl Aggregator {
                 SpanKind::Minute | SpanKind::Hour | SpanKind::Day => {}
             }
         }
+        Ok(())
     }
 
     /// Reads a block again that was committed before: the counts of minutes that are still open, and how far its raw partition had come.

@@ -13,12 +13,14 @@
 
 mod aggregator;
 mod checkpoint;
+mod error;
 mod open;
 mod publish;
 mod rank;
 mod windows;
 mod worker;
 
-pub use aggregator::{AggregateError, Aggregator, Closing};
+pub use aggregator::{Aggregator, Closing};
 pub use checkpoint::AggregatorCheckpoint;
+pub use error::AggregateError;
 pub use worker::{AggregatorWorker, PartitionAggregator};

@@ -3,18 +3,19 @@
 use std::sync::Arc;
 
 use clickmill_model::records::{
-    CLICK_PARTIALS, CLICK_RESULTS, CandidateRecord, PartialBlock, ResultRecord, TOP_CANDIDATES,
+    CLICK_PARTIALS, CLICK_RESULTS, CandidateRecord, PartialBlock, ResultBody, ResultRecord, TOP_CANDIDATES,
 };
-use clickmill_model::{DefinitionVersion, Minute, Offset, Partition, Timestamp};
+use clickmill_model::{DefinitionVersion, Minute, Offset, Partition, Revision, Timestamp};
 use clickmill_queue::definitions::Definitions;
 use clickmill_queue::topology::AGGREGATOR;
-use clickmill_queue::worker::{Checkpoint, Restored, Work, refuse_lost_offset};
+use clickmill_queue::worker::{Checkpoint, Restored, Work, refuse_forgotten, refuse_lost_offset};
 use clickmill_queue::{
     Committed, Fetched, Queue, Record, StageError, TopicPartition, Transaction, Worker, WorkerConfig,
 };
 
-use crate::aggregator::{AggregateError, Aggregator, Closing};
+use crate::aggregator::{Aggregator, Closing};
 use crate::checkpoint::AggregatorCheckpoint;
+use crate::error::AggregateError;
 
 /// How many bytes of rankings one record of `top-candidates` holds at most, about.
 const CANDIDATES_BYTES: usize = 512 << 10;
@@ -69,8 +70,7 @@ impl AggregatorWorker {
                 aggregator.restore_result(fetched.offset, &record).map_err(broken)?;
             }
         }
-        aggregator.restored();
-        Ok(())
+        aggregator.restored().map_err(|error| StageError::Broken(format!("{results}: {error}")))
     }
 
     /// A block may be of a definition that is newer than what was known when this process looked last.
@@ -102,6 +102,13 @@ impl Work for AggregatorWorker {
 
     fn begin(&mut self, partition: &TopicPartition, start: Offset) -> Result<PartitionAggregator, StageError> {
         refuse_lost_offset(AGGREGATOR, partition, start)?;
+        let own = partition.partition;
+        let is_own = |value: &[u8]| {
+            let record = ResultRecord::decode(value)?;
+            let is_closed = matches!(record.body, ResultBody::Closed { partition, .. } if partition == own);
+            Ok(is_closed && record.revision == Revision::STREAM)
+        };
+        refuse_forgotten(&*self.queue, AGGREGATOR, partition, &results_of(partition), is_own)?;
         Ok(PartitionAggregator {
             aggregator: Aggregator::new(partition.partition, self.definitions.all()),
             knows: self.newest(),

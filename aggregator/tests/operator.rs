@@ -113,7 +113,7 @@ impl Run {
                 let record = ResultRecord::decode(&record.encode()).unwrap();
                 aggregator.restore_result(Offset(i as u64), &record).unwrap();
             }
-            aggregator.restored();
+            aggregator.restored().unwrap();
         }
         for i in checkpoint.replay_from.0..next.0 {
             aggregator.replay(Offset(i), &self.blocks[i as usize]).unwrap();
@@ -283,6 +283,22 @@ fn a_restart_after_any_block_changes_nothing() {
         run.check(until);
         assert_eq!(run.candidates, whole.1, "crash after block {crash}");
         assert_eq!(run.results.len(), whole.0.len());
+    }
+}
+
+#[test]
+fn results_that_are_gone_are_missed_by_a_restart() {
+    let mut run = Run::new(definition(&[1, 5, 60], 100));
+    let until = three_hours(&mut run, |_, _| ());
+    let (_, checkpoint) = run.committed.clone().unwrap();
+    // All of them, and the last closing alone.
+    for there in [0, run.results.len() - 1] {
+        let mut aggregator = Aggregator::restore(Partition(0), &run.definitions, &checkpoint);
+        for (i, record) in run.results.iter().enumerate().take(there) {
+            aggregator.restore_result(Offset(i as u64), record).unwrap();
+        }
+        let error = aggregator.restored().unwrap_err();
+        assert!(matches!(error, AggregateError::LostResults { closed_until, .. } if closed_until == until), "{error}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! The clickmill program: command line, configuration, wiring, nothing else.
 //!
-//! Results go to stdout, logs to stderr. Exit status 0: done; 1: failed; 2: wrong usage or configuration.
+//! Results go to stdout, logs to stderr. Exit status 0: done; 1: failed; 2: wrong usage or configuration, or anything else that is the same when it is tried again.
 
 mod cli;
 mod config;
@@ -24,6 +24,8 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clickmill_queue::{QueueError, StageError};
+use clickmill_store::StoreError;
 
 use cli::{Cli, Command, TopicsCommand};
 use config::Config;
@@ -32,7 +34,7 @@ use config::Config;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Wrong usage or configuration: trying again changes nothing, so that a supervisor should not (`RestartPreventExitStatus=2`).
+/// Wrong usage or configuration: trying again changes nothing, so that a supervisor should not (`RestartPreventExitStatus=2`; see [`is_lasting`]).
 #[derive(Debug)]
 pub(crate) struct Misused(pub(crate) anyhow::Error);
 
@@ -62,9 +64,19 @@ fn main() -> ExitCode {
             {
                 eprintln!("clickmill: {error:#}");
             }
-            ExitCode::from(if error.is::<Misused>() { 2 } else { 1 })
+            ExitCode::from(if is_lasting(&error) { 2 } else { 1 })
         }
     }
+}
+
+/// True where trying again would only find the same: wrong usage, and promises that the queue or the store does not hold.
+fn is_lasting(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<Misused>()
+            || matches!(cause.downcast_ref(), Some(QueueError::Broken(_)))
+            || matches!(cause.downcast_ref(), Some(StageError::Broken(_) | StageError::Queue(QueueError::Broken(_))))
+            || matches!(cause.downcast_ref(), Some(StoreError::Broken(_)))
+    })
 }
 
 fn run(command: Command) -> anyhow::Result<()> {

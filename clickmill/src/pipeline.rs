@@ -172,16 +172,18 @@ impl Parts {
         let has_figures = !self.store()?.progress()?.counts.is_empty();
         let has_written = !self.queue.committed(topology::DB_WRITER, CLICK_RESULTS)?.is_empty();
         if has_figures && !has_counted {
-            bail!(
+            return Err(Misused(anyhow::anyhow!(
                 "the store has figures, but the queue has no committed offsets: counting would start over and double them. \
                  Restore the queue, or start with a new data folder"
-            );
+            ))
+            .into());
         }
         if !has_figures && has_written {
-            bail!(
+            return Err(Misused(anyhow::anyhow!(
                 "the queue says that results were written, but the store has none: they would be missing for good. \
                  Restore the store's folder, or start with a new data folder"
-            );
+            ))
+            .into());
         }
         Ok(())
     }

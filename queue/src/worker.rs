@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clickmill_model::{Offset, Timestamp};
+use clickmill_model::{CodecError, Offset, Timestamp};
 
 use crate::stage::{Progress, Stage, StageError};
 use crate::types::{
@@ -338,3 +338,32 @@ pub fn refuse_lost_offset(group: &str, partition: &TopicPartition, start: Offset
     }
     Ok(())
 }
+
+/// The refusal of a partition whose group has committed nothing although results of it are there (`is_own` recognises them by their value): it has read the topic before, which was made anew since, or lost the committed
+/// offset. What nobody had read of it is gone, and what was read would be told twice.
+pub fn refuse_forgotten(
+    queue: &dyn Queue,
+    group: &str,
+    partition: &TopicPartition,
+    results: &TopicPartition,
+    mut is_own: impl FnMut(&[u8]) -> Result<bool, CodecError>,
+) -> Result<(), StageError> {
+    let mut from = queue.range(results)?.start;
+    loop {
+        let records = queue.read(results, from, FORGOTTEN_BYTES)?;
+        let Some(last) = records.last() else { return Ok(()) };
+        from = last.offset.next();
+        for fetched in &records {
+            if is_own(&fetched.record.value)? {
+                return Err(StageError::Broken(format!(
+                    "{partition}: group {group} has no committed offset, but offset {} of {results} is a result of it: the topic was made anew, or the committed offset was lost. \
+                     Going on would lose or double clicks: restore it, or start with a new data folder and recalculate from the raw files",
+                    fetched.offset
+                )));
+            }
+        }
+    }
+}
+
+/// How much is read at once while looking for results.
+const FORGOTTEN_BYTES: usize = 8 << 20;

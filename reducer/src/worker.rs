@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clickmill_model::records::{CLICK_RESULTS, CandidateRecord, ResultBody, ResultRecord, TOP_CANDIDATES};
 use clickmill_model::{Minute, Offset, Partition, Revision, Timestamp};
 use clickmill_queue::topology::REDUCER;
-use clickmill_queue::worker::{Checkpoint, Restored, Work, refuse_lost_offset};
+use clickmill_queue::worker::{Checkpoint, Restored, Work, refuse_forgotten, refuse_lost_offset};
 use clickmill_queue::{
     Committed, Fetched, Queue, Record, StageError, TopicPartition, Transaction, Worker, WorkerConfig,
 };
@@ -24,6 +24,7 @@ pub struct PartitionReducer {
 
 /// What a reducer does with the partitions that it is given.
 pub struct ReducerWorker {
+    queue: Arc<dyn Queue>,
     aggregators: u32,
     more: bool,
 }
@@ -34,7 +35,8 @@ impl ReducerWorker {
         let Some(aggregators) = queue.partitions(TOP_CANDIDATES)? else {
             return Err(StageError::Unavailable(format!("there is no topic {TOP_CANDIDATES} yet")));
         };
-        Worker::start(queue, config, &[TOP_CANDIDATES], Self { aggregators, more: false })
+        let work = Self { queue: Arc::clone(&queue), aggregators, more: false };
+        Worker::start(queue, config, &[TOP_CANDIDATES], work)
     }
 }
 
@@ -45,6 +47,13 @@ impl Work for ReducerWorker {
 
     fn begin(&mut self, partition: &TopicPartition, start: Offset) -> Result<PartitionReducer, StageError> {
         refuse_lost_offset(REDUCER, partition, start)?;
+        let own = partition.partition;
+        let is_own = |value: &[u8]| {
+            let record = ResultRecord::decode(value)?;
+            let is_ranked = matches!(record.body, ResultBody::Ranked { partition, .. } if partition == own);
+            Ok(is_ranked && record.revision == Revision::STREAM)
+        };
+        refuse_forgotten(&*self.queue, REDUCER, partition, &TopicPartition::new(CLICK_RESULTS, own.0), is_own)?;
         Ok(PartitionReducer { reducer: Reducer::new(self.aggregators), told: None })
     }
 

@@ -8,12 +8,18 @@ use clickmill_generator::{Summary, TRUTH_FILE, Truth};
 use clickmill_model::{FilterId, Minute};
 use serde_json::Value;
 
-use crate::process::{Running, Site, wait_for};
+use crate::process::{LONG, Running, Site, wait_for};
 use crate::raw::assert_raw;
 
-/// How many lines the mappers have judged.
+/// How many lines the mappers have judged. A status that could not be found out in time is asked for again.
+///
+/// # Panics
+/// Where nobody says so for long.
 pub fn lines_so_far(api: &Running<'_>) -> u64 {
-    api.get("/v1/status")["books"]["lines"].as_u64().unwrap_or_default()
+    let status = wait_for("the status", LONG, || api.try_get("/v1/status").filter(|(status, _)| *status != 503));
+    assert_eq!(status.0, 200, "{}", status.1);
+    let status: Value = serde_json::from_str(&status.1).unwrap();
+    status["books"]["lines"].as_u64().unwrap_or_default()
 }
 
 /// Waits until this many more lines went through.

@@ -32,9 +32,15 @@ fn wait_for_trouble(up: &Running<'_>, parts: &[&str], trouble: impl Fn()) {
     });
 }
 
-/// It ended with an error that has each of `parts`, and did not panic.
-fn assert_refused(finished: &Finished, parts: &[&str]) {
-    assert_eq!(finished.status.code(), Some(1), "{}", finished.stderr);
+/// What it ends with where another start may succeed.
+const FAILED: i32 = 1;
+
+/// What it ends with where another start would find the same.
+const REFUSED: i32 = 2;
+
+/// It ended so, with an error that has each of `parts`, and did not panic.
+fn assert_ended(finished: &Finished, status: i32, parts: &[&str]) {
+    assert_eq!(finished.status.code(), Some(status), "{}", finished.stderr);
     let last = finished.stderr.lines().rev().find(|line| line.starts_with("clickmill: ")).unwrap_or_default();
     for part in parts {
         assert!(last.contains(part), "{last:?} does not say {part:?}");
@@ -71,7 +77,7 @@ fn a_disk_that_is_full_when_it_starts_is_named_and_later_it_starts() {
     with_small_disk(&site.data(), 64, |disk| {
         let made = some_clicks(&site);
         disk.fill();
-        assert_refused(&site.run(&["up", "--drain"], LONG), &[DATA, "No space"]);
+        assert_ended(&site.run(&["up", "--drain"], LONG), FAILED, &[DATA, "No space"]);
         disk.make_room();
         let summary = site.succeed(&["up", "--drain"], LONG);
         assert!(summary.starts_with(&format!("{} lines", made.lines)), "{summary}");
@@ -88,7 +94,7 @@ fn a_read_only_folder_is_named_and_when_it_can_be_written_the_run_goes_on() {
         wait_for_lines(&up, 5000, LONG);
         assert!(up.terminate(LONG).success());
         disk.read_only(true);
-        assert_refused(&site.run(&UP, LONG), &[DATA, "Read-only"]);
+        assert_ended(&site.run(&UP, LONG), FAILED, &[DATA, "Read-only"]);
         disk.read_only(false);
         let up = site.serve(&UP, LONG);
         wait_for_lines(&up, 3000, LONG);
@@ -116,7 +122,7 @@ fn check_refused(file: &str, spoil: impl Fn(&Path), parts: &[&str]) {
     let good = fs::read(&path).unwrap();
     spoil(&path);
     let spoilt = fs::read(&path).unwrap();
-    assert_refused(&site.run(&UP, LONG), &[&[format!("{DATA}/{file}").as_str()], parts].concat());
+    assert_ended(&site.run(&UP, LONG), REFUSED, &[&[format!("{DATA}/{file}").as_str()], parts].concat());
     assert!(fs::read(&path).unwrap() == spoilt, "a file that is refused is left alone");
     fs::write(&path, good).unwrap();
     let up = site.serve(&UP, LONG);
@@ -203,7 +209,7 @@ fn a_raw_file_that_is_damaged_or_newer_stops_the_run_that_needs_it_and_is_named(
             fs::write(&appeared, good).unwrap();
             continue;
         }
-        assert_refused(&finished, &[appeared.to_str().unwrap()]);
+        assert_ended(&finished, REFUSED, &[appeared.to_str().unwrap()]);
         assert_eq!(fs::read(&appeared).unwrap(), cut, "it is left alone");
         let mut newer = good.clone();
         let key = b"clickmill.format";
@@ -211,7 +217,7 @@ fn a_raw_file_that_is_damaged_or_newer_stops_the_run_that_needs_it_and_is_named(
         let digit = at + newer[at..].iter().position(|byte| *byte == b'1').unwrap();
         newer[digit] = b'9';
         fs::write(&appeared, &newer).unwrap();
-        assert_refused(&site.run(&["up", "--drain"], LONG), &[appeared.to_str().unwrap(), "newer"]);
+        assert_ended(&site.run(&["up", "--drain"], LONG), REFUSED, &[appeared.to_str().unwrap(), "newer"]);
         fs::write(&appeared, good).unwrap();
         site.succeed(&["up", "--drain"], LONG);
         let raw = clickmill_tests::raw::read(&site.data().join("files/raw"));

@@ -45,7 +45,7 @@ fn make_topics(site: &Site) {
     assert_eq!(states(&["topics", "create"]), ["is there, as it should be"]);
     site.configure(&on_shared().replace("partitions = 8", "partitions = 9"));
     let refused = site.run(&["topics", "create", "--dry-run"], LONG);
-    assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{}", refused.stderr);
     assert!(refused.stderr.contains("ad-clicks has 8 partitions, not 9"), "{}", refused.stderr);
     site.configure(&on_shared());
 }
