@@ -5,20 +5,21 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use clickmill_model::Offset;
 use parking_lot::{Condvar, Mutex};
-use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{ClientContext, TopicPartitionList};
 
 use super::client::{Context, Trouble};
 use super::member::Member;
-use super::native::{self, TransactionError};
+use super::native::{self, Membership, TransactionError};
 use super::offsets;
 use super::options::MAX_RECORD_BYTES;
 use super::shared::{Shared, client_name, configured, connect};
@@ -30,6 +31,9 @@ const REBALANCED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// How much longer than it was told librdkafka may take.
+const OVERDUE: Duration = Duration::from_secs(1);
 
 /// What became of the records of a transaction.
 #[derive(Debug, Default)]
@@ -96,7 +100,7 @@ impl ProducerContext for Deliveries {
 
 pub(super) struct KafkaProducer {
     shared: Arc<Shared>,
-    producer: ThreadedProducer<Deliveries>,
+    producer: Arc<ThreadedProducer<Deliveries>>,
     id: String,
     is_useless: bool,
 }
@@ -127,7 +131,7 @@ impl KafkaProducer {
         producer
             .init_transactions(at_most)
             .map_err(|error| shared.trouble.unavailable(format!("taking over the transactional id {id}"), &error))?;
-        Ok(Self { shared: Arc::clone(shared), producer, id: id.to_owned(), is_useless: false })
+        Ok(Self { shared: Arc::clone(shared), producer: Arc::new(producer), id: id.to_owned(), is_useless: false })
     }
 
     fn trouble(&self) -> &Trouble {
@@ -215,13 +219,10 @@ impl KafkaProducer {
             let place = places.get(to).copied().unwrap_or_default();
             self.send(to, record, 2 * place + usize::from(seen)).map_err(|code| self.give_up(code))?;
         }
-        let client = self.producer.client();
         if let (Some(membership), false) = (membership, transaction.inputs.is_empty()) {
             let offsets = offsets::to_commit(&transaction.inputs)
                 .map_err(|error| self.give_up(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)))?;
-            let at_most = self.shared.options.transaction_timeout;
-            native::send_offsets(client, &offsets, &membership, at_most)
-                .map_err(|error| self.refused(&error, member))?;
+            self.send_offsets(offsets, membership)?.map_err(|error| self.refused(&error, member))?;
         }
         let began = Instant::now();
         let committed = self.commit();
@@ -271,6 +272,28 @@ impl KafkaProducer {
                 (code, None) => return Err(code.unwrap_or(RDKafkaErrorCode::Unknown)),
             }
         }
+    }
+
+    /// Adds the offsets, in a thread of its own that is waited for no longer than a transaction may last: librdkafka 2.12 never comes back where the broker that coordinated the group is gone from the cluster, whatever time it
+    /// was given (confluentinc/librdkafka#5456 and #5511). Such a thread keeps its client until librdkafka notices, and this producer is of no use any more.
+    fn send_offsets(
+        &self,
+        offsets: TopicPartitionList,
+        membership: Membership,
+    ) -> Result<Result<(), TransactionError>, Failed> {
+        let at_most = self.shared.options.transaction_timeout;
+        let producer = Arc::clone(&self.producer);
+        let (send, answer) = sync_channel(1);
+        let waits = move || {
+            let result = native::send_offsets(producer.client(), &offsets, &membership, at_most);
+            drop(producer);
+            // Nobody may wait any more.
+            let _ = send.send(result);
+        };
+        let unknown = |why: &str| Failed::For(QueueError::Unknown(format!("{}: {why}", self.doing())));
+        let thread = std::thread::Builder::new().name("kafka offsets".to_owned());
+        thread.spawn(waits).map_err(|error| unknown(&format!("starting a thread: {error}")))?;
+        answer.recv_timeout(at_most + OVERDUE).map_err(|_| unknown("the coordinator of the group does not answer"))
     }
 
     fn commit(&self) -> Result<(), TransactionError> {
