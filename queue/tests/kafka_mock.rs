@@ -20,8 +20,7 @@ fn a_commit_comes_back_though_the_coordinator_of_the_group_is_gone() {
     cluster.coordinator(MockCoordinator::Transaction("p".to_owned()), 1).unwrap();
     cluster.coordinator(MockCoordinator::Group("g".to_owned()), 2).unwrap();
     let timeout = Duration::from_secs(2);
-    let options =
-        Options { brokers: cluster.bootstrap_servers(), transaction_timeout: timeout, ..Options::default() };
+    let options = Options { brokers: cluster.bootstrap_servers(), transaction_timeout: timeout, ..Options::default() };
     let queue = KafkaQueue::open(options).unwrap();
     let a = TopicPartition::new("a", 0);
     let mut producer = queue.producer("p").unwrap();
