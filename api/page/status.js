@@ -133,6 +133,17 @@ function term(filter) {
 const plain = (value) => typeof value !== "object" || value === null ? String(value)
   : Object.entries(value).map(([name, inner]) => `${name.replaceAll("_", " ")} ${typeof inner === "object" && inner ? JSON.stringify(inner) : inner}`).join(" · ");
 
+/** What a recalculation holds, whether it is seen, and what it changed. */
+function recalculation({ revision, state, from, to, by, at: began, changed }) {
+  const text = (minute) => { const m = parseMinute(minute); return m === null ? "?" : `${day(m)} ${clock(m)}`; };
+  const figures = changed ? changed.counts + changed.totals + changed.rankings : 0;
+  const what = !changed ? "" : figures === 0 ? " · no figure changed"
+    : ` · ${plural(changed.counts, "count")}, ${plural(changed.totals, "total")} and ${plural(changed.rankings, "ranking")} changed, ${number(changed.clicks_before)} → ${number(changed.clicks_after)} clicks`;
+  return make("li", {}, make("span", { class: "muted" }, "rev"), make("span", {},
+    make("strong", {}, `${revision}`), ` ${text(from)} to ${text(to)} UTC`, `, ${state}${what} `,
+    make("small", {}, visible(`${by}, ${String(began).slice(0, 16).replace("T", " ")} UTC`))));
+}
+
 function drawDefinition() {
   const { definition, revisions, last_reconciliation: reconciliation } = seen.status;
   put(at("version"), definition ? `definition ${definition.version}` : "");
@@ -140,7 +151,7 @@ function drawDefinition() {
   swap(at("filters"), seen.filters.map((filter) => make("li", {}, make("span", { class: "muted" }, String(filter.id)),
     make("span", {}, make("strong", {}, filter.name || `filter ${filter.id}`), ` ${describe(filter)} `, make("small", {}, term(filter))))));
   swap(at("history"), [
-    ...(revisions ?? []).slice(-5).map((revision) => make("li", {}, make("span", { class: "muted" }, "rev"), make("span", {}, plain(revision)))),
+    ...(revisions ?? []).slice(-5).reverse().map(recalculation),
     ...(reconciliation ? [make("li", {}, make("span", { class: "muted" }, "rec"), make("span", {}, `Last reconciliation: ${plain(reconciliation)}`))] : []),
   ]);
 }

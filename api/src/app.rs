@@ -12,6 +12,7 @@ use crate::catalog::{Catalog, Definitions};
 use crate::gate::Gate;
 use crate::http::limits::Limits;
 use crate::http::problem::{Kind, Problem};
+use crate::revised::{Revised, Revisions};
 use crate::routes::status::StatusCache;
 
 /// Where answers come from.
@@ -33,6 +34,7 @@ pub struct Sources {
 pub(crate) struct App {
     pub(crate) sources: Sources,
     pub(crate) catalog: Catalog,
+    pub(crate) revisions: Revisions,
     /// For reads that take well below a millisecond each.
     pub(crate) quick: Gate,
     /// For reads that keep a core busy for a while, so that they leave room for the quick ones.
@@ -48,6 +50,7 @@ impl App {
         Self {
             sources,
             catalog: Catalog::default(),
+            revisions: Revisions::default(),
             quick: gate(limits.quick_reads),
             heavy: gate(limits.heavy_reads),
             queue: gate(limits.queue_reads),
@@ -61,6 +64,11 @@ impl App {
 
     pub(crate) fn definitions(&self) -> Result<Arc<Definitions>, StoreError> {
         self.catalog.definitions(self.store())
+    }
+
+    /// The recalculations: take them once for a request.
+    pub(crate) fn revised(&self) -> Result<Arc<Revised>, StoreError> {
+        self.revisions.get(self.store())
     }
 
     /// The definitions that were read last, for when the store cannot be read.

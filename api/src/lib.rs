@@ -6,6 +6,7 @@
 //! What it promises:
 //! - **Exact, or it says so**: rankings of any range are those of a full merge, or marked `"exact": false` with a bound.
 //! - **Complete, or it says so**: how far figures are complete is read before the figures.
+//! - **One moment**: all figures of an answer come from the recalculations that were active at one moment, which is a second ago at most.
 //! - **Strict**: a parameter that is unknown, repeated or malformed is refused with its name; every error is `application/problem+json` (RFC 9457).
 //! - **Bounded**: connections, header sizes, waiting times, and readers of the store at once. Slow and idle clients make room for others.
 //!
@@ -20,6 +21,7 @@ mod metrics;
 mod page;
 mod params;
 mod range;
+mod revised;
 mod routes;
 mod top;
 

@@ -32,7 +32,7 @@ pub(crate) enum Command {
     Api(Common),
     /// Make the configuration's filters, windows and inputs the pipeline's definition
     Define(Define),
-    /// Count a span of minutes again from raw Parquet, and say what would change
+    /// Count a span of minutes again from raw Parquet, and let readers see that
     Recalc(Recalc),
     /// Make the queue's topics, and look whether those that are there keep what is promised
     #[command(subcommand)]
@@ -85,24 +85,53 @@ pub(crate) struct Define {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Recalc {
     #[command(flatten)]
     pub(crate) common: Common,
     /// The first minute, yyyyMMddHHmm
-    #[arg(long, value_name = "M", value_parser = minute)]
-    pub(crate) from: Minute,
+    #[arg(long, value_name = "M", value_parser = minute, requires = "to")]
+    pub(crate) from: Option<Minute>,
     /// The first minute that does not belong to it, yyyyMMddHHmm
-    #[arg(long, value_name = "M", value_parser = minute)]
-    pub(crate) to: Minute,
+    #[arg(long, value_name = "M", value_parser = minute, requires = "from")]
+    pub(crate) to: Option<Minute>,
+    /// Go on with a recalculation that did not come to its end
+    #[arg(long, value_name = "REVISION", conflicts_with_all = ["from", "to", "dry_run", "wait"])]
+    pub(crate) resume: Option<u32>,
     /// Only say what would change, by ad, minute and filter
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Say it as JSON, one change a line, a summary last
+    /// Say it as JSON: a summary, and with --dry-run one change a line before it
     #[arg(long)]
     pub(crate) json: bool,
+    /// Read about so many lines a second at most
+    #[arg(long, value_name = "CLICKS_PER_SECOND", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) rate: Option<u64>,
     /// Wait while minutes of the span are open, or its raw lines are not all in Parquet
     #[arg(long)]
     pub(crate) wait: bool,
+    #[command(subcommand)]
+    pub(crate) action: Option<RecalcAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RecalcAction {
+    /// Print every recalculation: number, state, span, who began it and when, what it changed
+    List {
+        #[command(flatten)]
+        common: Common,
+        /// As JSON, one a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let readers see what they saw without this recalculation, for good; drop it where it did not come to its end
+    Undo {
+        #[command(flatten)]
+        common: Common,
+        /// Its number
+        #[arg(value_name = "REVISION")]
+        revision: u32,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -170,7 +170,8 @@ impl Default for Config {
     }
 }
 
-fn host_name() -> String {
+/// What this machine is called.
+pub(crate) fn host_name() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     if name.is_empty() { "localhost".into() } else { name }
 }

@@ -91,7 +91,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::DbWriter(common) => stages::run(&load(&common)?, &common, stages::One::DbWriter),
         Command::Api(common) => stages::run(&load(&common)?, &common, stages::One::Api),
         Command::Define(define) => define::run(&load(&define.common)?, define.dry_run, define.action.as_ref()),
-        Command::Recalc(recalc) => recalc::run(&load(&recalc.common)?, &recalc),
+        Command::Recalc(recalc) => recalc::run(load, &recalc),
         Command::Topics(TopicsCommand::Create { common, dry_run }) => topics::create(&load(&common)?, dry_run),
         Command::Schema(cli::Schema::Create { common, dry_run }) => schema::create(&load(&common)?, dry_run),
         Command::Generate(options) => generate::run(&options),

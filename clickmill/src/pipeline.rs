@@ -286,9 +286,9 @@ impl Running {
         })
     }
 
-    /// The writers: results, raw lines, late clicks.
-    pub(crate) fn writers(&mut self) -> anyhow::Result<()> {
-        let (files, store) = (self.parts.files()?, self.parts.store()?);
+    /// The writer of results to the store.
+    pub(crate) fn results_writer(&mut self) -> anyhow::Result<()> {
+        let store = self.parts.store()?;
         let (parts, name) = (self.parts.clone(), self.name("db-writer")?);
         self.spawn("db-writer", WhenFenced::JoinAgain, move || {
             let config = ResultsConfig {
@@ -300,7 +300,13 @@ impl Running {
             };
             let writer = ResultsWriter::start(Arc::clone(&parts.queue), Arc::clone(&store), config)?;
             Ok(Box::new(writer) as Box<dyn Stage>)
-        })?;
+        })
+    }
+
+    /// The writers: results, raw lines, late clicks.
+    pub(crate) fn writers(&mut self) -> anyhow::Result<()> {
+        self.results_writer()?;
+        let files = self.parts.files()?;
         let (parts, raw_files, name) = (self.parts.clone(), Arc::clone(&files), self.name("raw-writer")?);
         self.spawn("raw-writer", WhenFenced::JoinAgain, move || {
             let config = RawConfig {

@@ -154,7 +154,7 @@ impl ResultsWriter {
                         let spans = write.counts.iter().map(|(columns, _)| columns.span);
                         minutes.lock().extend(spans.filter(|s| s.kind == SpanKind::Minute).map(|s| s.start));
                     }
-                    observe("counts", now, until, oldest);
+                    observe("counts", revision, now, until, oldest);
                 }
                 ResultBody::Rankings { partition, oldest_arrival, rankings } => {
                     let ranks = input.ranks.entry((revision, partition)).or_default();
@@ -167,7 +167,7 @@ impl ResultsWriter {
                     let oldest = rankings.iter().filter_map(|(_, arrival)| *arrival).min();
                     let write = RankedWrite { revision, partition, rankings, until };
                     self.store.write_ranked(&write).map_err(stage_error)?;
-                    observe("rankings", now, until, oldest);
+                    observe("rankings", revision, now, until, oldest);
                 }
             }
             input.next = fetched.offset.next();
@@ -245,7 +245,11 @@ fn stage_error(error: StoreError) -> StageError {
     }
 }
 
-fn observe(kind: &'static str, now: Timestamp, until: Minute, oldest: Option<Timestamp>) {
+/// How late the stream's figures are. A recalculation's are of clicks that came long ago.
+fn observe(kind: &'static str, revision: Revision, now: Timestamp, until: Minute, oldest: Option<Timestamp>) {
+    if revision != Revision::STREAM {
+        return;
+    }
     if let Some(oldest) = oldest {
         metrics::histogram!("clickmill_result_latency_seconds", "kind" => kind)
             .record(now.as_secs_f64() - oldest.as_secs_f64());

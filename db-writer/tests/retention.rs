@@ -22,7 +22,7 @@ use clickmill_queue::{
     Committed, InputCommit, Poll, Queue, Record, TopicPartition, Transaction, definitions, topology,
 };
 use clickmill_store::embedded::{EmbeddedStore, Options};
-use clickmill_store::{AggregateStore, MinuteRange};
+use clickmill_store::{AggregateStore, MinuteRange, View};
 use common::{GROUP, Rig, TOPIC, line, reading, spec};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -252,8 +252,9 @@ fn counts_and_rankings_go_when_they_are_past_their_retention() {
     let mut after = |days: u32| {
         rig.clock.advance(DAY * days);
         rig.settle(&mut writer).unwrap();
-        let count = store.counts(&["a"], FilterId::ALL, MinuteRange { from: minute, to: until }).unwrap()[0];
-        let ranked = store.rankings(FilterId::ALL, &[(Window::MINUTE, minute)]).unwrap()[0].is_some();
+        let count =
+            store.counts(&View::STREAM, &["a"], FilterId::ALL, MinuteRange { from: minute, to: until }).unwrap()[0];
+        let ranked = store.rankings(&View::STREAM, FilterId::ALL, &[(Window::MINUTE, minute)]).unwrap()[0].is_here();
         let progress = store.progress().unwrap();
         (count, ranked, progress.counts_from, progress.rankings_from)
     };

@@ -1,11 +1,11 @@
-//! What a recalculation would change in the store.
+//! What a recalculation changes of what readers see.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
 use clickmill_model::records::{FilterSpan, Ranking};
 use clickmill_model::{AdTable, Columns, FilterId, Minute, Span, SpanKind, Window};
-use clickmill_store::{AggregateStore, MinuteRange, StoreError, StoreProgress};
+use clickmill_store::{AggregateStore, Changed, MinuteRange, StoreError, StoreProgress, StoredRanking, View};
 
 use crate::plan::Plan;
 use crate::replay::Told;
@@ -58,12 +58,21 @@ pub struct Changes {
     pub without_raw: BTreeSet<Minute>,
 }
 
+impl Changes {
+    /// As the row of the recalculation says it.
+    pub fn changed(&self) -> Changed {
+        let Self { counts, totals, rankings, clicks: (clicks_before, clicks_after), .. } = *self;
+        Changed { counts, totals, rankings, clicks_before, clicks_after }
+    }
+}
+
 /// How many rankings are asked for at once.
 const RANKINGS_AT_ONCE: usize = 1000;
 
 /// Compares what a recalculation tells with what the store has, slice by slice: hand it everything in order. It holds the counts of one slice.
 pub struct Comparison<'a> {
     store: &'a dyn AggregateStore,
+    view: View,
     published: Vec<FilterSpan>,
     windows: BTreeSet<Window>,
     span: Range<Minute>,
@@ -74,12 +83,19 @@ pub struct Comparison<'a> {
 }
 
 impl<'a> Comparison<'a> {
-    /// With what the store has of the plan's span. `progress` is what it said of its filters when the plan was made.
-    pub fn new(store: &'a dyn AggregateStore, progress: &StoreProgress, plan: &Plan) -> Self {
+    /// With what readers see of the plan's span by this view. `progress` is what the store said of its filters when the plan was made.
+    pub fn new(store: &'a dyn AggregateStore, progress: &StoreProgress, view: &View, plan: &Plan) -> Self {
         let standing = [Window::MINUTE, Window::HOUR, Window::DAY];
+        let held = |filter| view.held(filter).map(move |held| (filter, held));
+        let held = view.filters().into_iter().flat_map(held).map(|(filter, MinuteRange { from, to })| FilterSpan {
+            filter,
+            from,
+            until: Some(to),
+        });
         Self {
             store,
-            published: progress.filters.clone(),
+            view: view.clone(),
+            published: progress.filters.iter().copied().chain(held).collect(),
             windows: plan.newest().windows.into_iter().chain(standing).collect(),
             span: plan.minutes.clone(),
             told_until: plan.minutes.start,
@@ -87,6 +103,11 @@ impl<'a> Comparison<'a> {
             rankings: HashMap::new(),
             changes: Changes::default(),
         }
+    }
+
+    /// Minutes so far with clicks in the store and none in raw lines ([`Changes::without_raw`]).
+    pub fn without_raw(&self) -> &BTreeSet<Minute> {
+        &self.changes.without_raw
     }
 
     /// What all of it came to.
@@ -111,7 +132,7 @@ impl<'a> Comparison<'a> {
                         self.compare_counts(kind, filter, &slice, &counts, found)?;
                     }
                 }
-                for filter in self.published.iter().map(|span| span.filter).collect::<Vec<_>>() {
+                for filter in self.published.iter().map(|span| span.filter).collect::<BTreeSet<_>>() {
                     self.compare_rankings(filter, &slice, found)?;
                 }
                 // What is left is of minutes in which its filter was not published.
@@ -127,7 +148,7 @@ impl<'a> Comparison<'a> {
         self.published.iter().map(|span| span.filter).chain(told).collect()
     }
 
-    /// True where the stream published the filter from `first` to `last`.
+    /// True where readers see the filter from `first` to `last`.
     fn has_published(&self, filter: FilterId, first: Minute, last: Minute) -> bool {
         self.published
             .iter()
@@ -167,15 +188,12 @@ impl<'a> Comparison<'a> {
         }
         if from < to {
             let mut failed = None;
-            self.store.each_count(
-                kind,
-                filter,
-                MinuteRange { from, to },
-                &mut |start, ad, count| match number(ad) {
+            self.store.each_count(&self.view, kind, filter, MinuteRange { from, to }, &mut |start, ad, count| {
+                match number(ad) {
                     Ok(ad) => both.entry((start, ad)).or_default().0 += count,
                     Err(error) => failed = Some(error),
-                },
-            )?;
+                }
+            })?;
             if let Some(error) = failed {
                 return Err(error);
             }
@@ -189,7 +207,7 @@ impl<'a> Comparison<'a> {
                 if kind == SpanKind::Minute {
                     *self.changes.gained.entry(filter).or_default() += recalculated;
                 }
-            } else if stored != recalculated {
+            } else if stored != recalculated && self.view.has_total(filter, span) {
                 let counter =
                     if kind == SpanKind::Minute { &mut self.changes.counts } else { &mut self.changes.totals };
                 *counter += 1;
@@ -233,9 +251,15 @@ impl<'a> Comparison<'a> {
             minute = minute.next();
         }
         for asked in which.chunks(RANKINGS_AT_ONCE) {
-            let stored = self.store.rankings(filter, asked)?;
+            let stored = self.store.rankings(&self.view, filter, asked)?;
             for ((window, minute), stored) in asked.iter().zip(stored) {
                 let recalculated = self.rankings.remove(&(filter, *window, *minute));
+                let stored = match stored {
+                    StoredRanking::Here(ranking) => Some(ranking),
+                    StoredRanking::Nothing => None,
+                    // Nobody sees one: it is put together from shorter ones.
+                    StoredRanking::NotToBeHad => continue,
+                };
                 let said = |ranking: &Option<Ranking>| ranking.as_ref().map(|r| (r.whole, r.ads.clone()));
                 if said(&stored) != said(&recalculated) {
                     self.changes.rankings += 1;

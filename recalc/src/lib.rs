@@ -27,7 +27,7 @@ use thiserror::Error;
 
 pub use compare::{Change, Changes, Comparison};
 pub use plan::Plan;
-pub use replay::{Progress, Summary, Told, recalculate};
+pub use replay::{Prepared, Progress, Summary, Told, recalculate};
 
 /// Why a span could not be counted again.
 #[derive(Debug, Error)]

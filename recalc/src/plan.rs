@@ -8,6 +8,7 @@ use clickmill_model::records::FilterSpan;
 use clickmill_model::{
     Announced, Definition, DefinitionVersion, FilterId, FilterSet, InputTopic, Minute, Offset, RawPartition,
 };
+use clickmill_store::{Holds, MinuteRange, StoreProgress, View};
 
 use crate::RecalcError;
 
@@ -19,7 +20,7 @@ pub struct Plan {
     /// All definitions that there ever were, oldest first, at least one. The newest one's filters, windows, `n` and removal of duplicates hold for the whole span: when an older one's windows held
     /// is not recorded anywhere. Its bound on clocks holds for lines that were not counted when they were written; those that were are not judged again.
     pub definitions: Vec<Definition>,
-    /// From when to when each filter was published: those in force at the time are counted besides the newest ones.
+    /// From when to when each filter was published ([`Plan::published_in`]), each once: those in force at the time are counted besides the newest ones.
     pub published: Vec<FilterSpan>,
     /// Lines of these partitions at or behind these offsets are left out, so that the same plan gives the same figures whatever is written meanwhile. Of a topic that was made anew, those of the
     /// newest one. Partitions that are not named are read as they are.
@@ -47,6 +48,33 @@ impl Plan {
             slice_rows: SLICE_ROWS,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
         }
+    }
+
+    /// What a recalculation of this holds: the newest filters in the whole span, others in which they were published.
+    pub fn holds(&self) -> Holds {
+        let Range { start: from, end: to } = self.minutes;
+        let newest = self.newest();
+        let published = self.published.iter().map(|span| {
+            let (from, to) = (span.from.max(from), span.until.map_or(to, |until| until.min(to)));
+            (span.filter, MinuteRange { from, to })
+        });
+        let mut filters: BTreeMap<FilterId, MinuteRange> = published.filter(|(_, held)| held.from < held.to).collect();
+        filters.extend(newest.filters.iter().map(|filter| (filter.id, MinuteRange { from, to })));
+        Holds { range: MinuteRange { from, to }, filters, windows: newest.windows.into_iter().collect() }
+    }
+
+    /// From when to when each filter of what readers see is published, by the stream and by recalculations: one span each, from the first minute to the last. Minutes between are counted too.
+    pub fn published_in(progress: &StoreProgress, view: &View) -> Vec<FilterSpan> {
+        let mut spans: BTreeMap<FilterId, FilterSpan> =
+            progress.filters.iter().map(|span| (span.filter, *span)).collect();
+        for filter in view.filters() {
+            for held in view.held(filter) {
+                let span = spans.entry(filter).or_insert(FilterSpan { filter, from: held.from, until: Some(held.to) });
+                span.from = span.from.min(held.from);
+                span.until = span.until.map(|until| until.max(held.to));
+            }
+        }
+        spans.into_values().collect()
     }
 
     /// The definition that the span is counted by. (A plan without any counts by the default one.)
@@ -150,6 +178,10 @@ mod tests {
         // Filter 3 is new: it counts from the span's beginning.
         let expected = [(Minute::MIN, vec![0, 1, 3]), (minute(103), vec![0, 1, 2, 3]), (minute(105), vec![0, 2, 3])];
         assert_eq!(eras, expected);
+        let held = |from, to| MinuteRange { from: minute(from), to: minute(to) };
+        let expected = [(0, held(100, 120)), (1, held(100, 105)), (2, held(103, 120)), (3, held(100, 120))];
+        let expected = expected.map(|(filter, range)| (FilterId(filter), range)).into();
+        assert_eq!((plan.holds().filters, plan.holds().range), (expected, held(100, 120)));
         let missing = Plan { published: vec![span(9, Minute::MIN, None)], ..plan };
         assert!(matches!(missing.eras(), Err(RecalcError::UnknownFilter(FilterId(9)))));
     }

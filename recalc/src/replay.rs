@@ -68,38 +68,65 @@ pub fn recalculate<E: From<RecalcError>>(
     mut progress: impl FnMut(Progress),
     mut tell: impl FnMut(Told) -> Result<(), E>,
 ) -> Result<Summary, E> {
-    let Range { start: from, end: to } = plan.minutes;
-    if from >= to {
-        return Err(RecalcError::EmptySpan { from, to }.into());
-    }
-    let mut replay = Replay::new(plan)?;
-    let sources = source::find(files, plan, &mut BatchMapper::new(&plan.eras()?))?;
-    let all = || sources.values().flatten().flat_map(|source| &source.stretches);
-    if all().next().is_none() {
-        return Err(RecalcError::NoRawData { from, to }.into());
-    }
-    let slices = slices(&plan.minutes, all().map(|(s, minutes)| (*minutes, s.rows.len() as u64)), plan.slice_rows);
-    let touched = |slice: &Range<Minute>| {
-        all().filter(|(_, of)| overlap(*of, slice)).map(|(stretch, _)| stretch.rows.len() as u64).sum::<u64>()
-    };
-    let of_rows = slices.iter().map(touched).sum();
-    let mut summary = Summary { files: sources.values().map(|s| s.len() as u64).sum(), ..Summary::default() };
-    let mut rows = 0;
-    for slice in slices {
-        let counts = replay.map(files, &sources, &slice, stop)?;
-        for counts in counts {
-            summary.lines += counts.lines;
-            replay.apply(counts).map_err(RecalcError::from)?;
+    Prepared::new(files, plan)?.run(stop, &mut progress, &mut tell)
+}
+
+/// A recalculation whose lines were found: what is missing or cannot be read is known before anything is told.
+pub struct Prepared<'a> {
+    files: &'a Files,
+    plan: &'a Plan,
+    replay: Replay,
+    sources: BTreeMap<RawPartition, Vec<Source>>,
+}
+
+impl<'a> Prepared<'a> {
+    /// Finds the lines.
+    pub fn new(files: &'a Files, plan: &'a Plan) -> Result<Self, RecalcError> {
+        let Range { start: from, end: to } = plan.minutes;
+        if from >= to {
+            return Err(RecalcError::EmptySpan { from, to });
         }
-        replay.close(&slice, &plan.minutes, &mut tell)?;
-        tell(Told::Until(slice.end))?;
-        rows += touched(&slice);
-        progress(Progress { rows, of_rows, until: slice.end });
+        let replay = Replay::new(plan)?;
+        let sources = source::find(files, plan, &mut BatchMapper::new(&plan.eras()?))?;
+        if sources.values().flatten().all(|source| source.stretches.is_empty()) {
+            return Err(RecalcError::NoRawData { from, to });
+        }
+        Ok(Self { files, plan, replay, sources })
     }
-    if summary.lines.counted == 0 {
-        return Err(RecalcError::NoRawData { from, to }.into());
+
+    /// Counts the span and hands the figures to `tell`, which may end it with an error of its own. Setting `stop` ends it.
+    pub fn run<E: From<RecalcError>>(
+        self,
+        stop: &AtomicBool,
+        progress: &mut impl FnMut(Progress),
+        tell: &mut impl FnMut(Told) -> Result<(), E>,
+    ) -> Result<Summary, E> {
+        let Self { files, plan, mut replay, sources } = self;
+        let Range { start: from, end: to } = plan.minutes;
+        let all = || sources.values().flatten().flat_map(|source| &source.stretches);
+        let slices = slices(&plan.minutes, all().map(|(s, minutes)| (*minutes, s.rows.len() as u64)), plan.slice_rows);
+        let touched = |slice: &Range<Minute>| {
+            all().filter(|(_, of)| overlap(*of, slice)).map(|(stretch, _)| stretch.rows.len() as u64).sum::<u64>()
+        };
+        let of_rows = slices.iter().map(touched).sum();
+        let mut summary = Summary { files: sources.values().map(|s| s.len() as u64).sum(), ..Summary::default() };
+        let mut rows = 0;
+        for slice in slices {
+            let counts = replay.map(files, &sources, &slice, stop)?;
+            for counts in counts {
+                summary.lines += counts.lines;
+                replay.apply(counts).map_err(RecalcError::from)?;
+            }
+            replay.close(&slice, &plan.minutes, tell)?;
+            tell(Told::Until(slice.end))?;
+            rows += touched(&slice);
+            progress(Progress { rows, of_rows, until: slice.end });
+        }
+        if summary.lines.counted == 0 {
+            return Err(RecalcError::NoRawData { from, to }.into());
+        }
+        Ok(summary)
     }
-    Ok(summary)
 }
 
 fn overlap((first, last): (Minute, Minute), slice: &Range<Minute>) -> bool {

@@ -11,7 +11,7 @@ use clickmill_generator::{Options, lines};
 use clickmill_model::records::FilterSpan;
 use clickmill_model::{Columns, Definition, FilterId, Minute, Partition, Revision, Span, SpanKind, Window};
 use clickmill_recalc::{Change, Changes, Comparison, Plan, RecalcError, Told, recalculate};
-use clickmill_store::{AggregateStore, ClosedWrite, MemoryStore, RankedWrite};
+use clickmill_store::{AggregateStore, ClosedWrite, MemoryStore, RankedWrite, View};
 
 use common::{World, definition, minute};
 
@@ -56,7 +56,7 @@ fn tell_all(world: &World, store: &MemoryStore, filters: &[FilterSpan]) {
 }
 
 fn compare(world: &World, store: &MemoryStore, plan: &Plan) -> (Vec<Change>, Changes) {
-    let mut comparison = Comparison::new(store, &store.progress().unwrap(), plan);
+    let mut comparison = Comparison::new(store, &store.progress().unwrap(), &View::STREAM, plan);
     let mut found = Vec::new();
     let tell = |told| Ok::<_, RecalcError>(comparison.take_in(told, &mut |change| found.push(change.clone()))?);
     recalculate(&world.files, plan, &AtomicBool::new(false), |_| (), tell).unwrap();
@@ -119,7 +119,7 @@ fn a_count_a_total_a_surplus_and_a_ranking_are_named() {
     write(&store, partition, vec![columns], &filters);
     // A ranking says something else.
     let at = (Window::HOUR, minute("202101010159"));
-    let right = store.rankings(FilterId::ALL, &[at]).unwrap().pop().unwrap().unwrap();
+    let right = store.rankings(&View::STREAM, FilterId::ALL, &[at]).unwrap().pop().unwrap().here().unwrap();
     let mut wrong = right.clone();
     wrong.ads[0].1 += 1;
     let (revision, partition, until) = (Revision::STREAM, Partition(0), minute(TO));

@@ -13,7 +13,7 @@ use clickmill_model::records::FilterSpan;
 use clickmill_model::{Columns, Definition, FilterId, Minute, Partition, Revision, Span, SpanKind};
 use clickmill_servers::{Cassandra, cassandra};
 use clickmill_store::cassandra::{Options, Replication, create_schema};
-use clickmill_store::{AggregateStore, CassandraStore, ClosedWrite, MinuteRange};
+use clickmill_store::{AggregateStore, CassandraStore, ClosedWrite, MinuteRange, View};
 use futures_util::StreamExt;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
@@ -97,11 +97,11 @@ fn read(store: &CassandraStore, bare: &Bare, ads: &[String]) {
     let hour = MinuteRange { from: day.plus(77), to: day.plus(137) };
     let month = MinuteRange { from: day.plus(77 - 30 * 1440), to: day.plus(77) };
     // 43 minutes, 22 hours, 29 days, an hour and 17 minutes, each of which was told as 1000 clicks.
-    assert_eq!(store.counts(&[&some[0]], FilterId::ALL, month).unwrap(), [112_000]);
+    assert_eq!(store.counts(&View::STREAM, &[&some[0]], FilterId::ALL, month).unwrap(), [112_000]);
     for name in ["warming up", "measured"] {
         let mut taken: [Vec<Duration>; 3] = Default::default();
         for ad in some.iter().cycle().take(QUERIES).map(String::as_str) {
-            let ask = |range| store.counts(&[ad], FilterId::ALL, range).unwrap();
+            let ask = |range| store.counts(&View::STREAM, &[ad], FilterId::ALL, range).unwrap();
             let [one, an_hour, a_month] = &mut taken;
             one.push(timed(|| bare.count(ad, hour)));
             an_hour.push(timed(|| ask(hour)));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use clickmill_model::{Columns, FilterId, Minute, Partition, Revision, Span, SpanKind};
 use clickmill_store::embedded::{EmbeddedStore, Options};
-use clickmill_store::{AggregateStore, ClosedWrite, MinuteRange};
+use clickmill_store::{AggregateStore, ClosedWrite, MinuteRange, View};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 
 const FILTERS: u16 = 4;
@@ -114,24 +114,24 @@ fn reading(c: &mut Criterion) {
     let hour = MinuteRange { from: begin().plus(24 * 60), to: begin().plus(25 * 60 - 1) };
     for (name, ad) in [("hot", "ad0000003"), ("cold", "ad0099999")] {
         group.bench_function(format!("59 minutes of a {name} ad"), |bencher| {
-            bencher.iter(|| store.counts(black_box(&[ad]), FilterId::ALL, hour).unwrap());
+            bencher.iter(|| store.counts(&View::STREAM, black_box(&[ad]), FilterId::ALL, hour).unwrap());
         });
     }
     group.bench_function("an unaligned day", |bencher| {
-        bencher.iter(|| store.counts(black_box(&["ad0050000"]), FilterId::ALL, day).unwrap());
+        bencher.iter(|| store.counts(&View::STREAM, black_box(&["ad0050000"]), FilterId::ALL, day).unwrap());
     });
     let ads: Vec<String> = (0..500).map(|i| format!("ad{:07}", i * 199)).collect();
     let ads: Vec<&str> = ads.iter().map(String::as_str).collect();
     group.sample_size(20);
     group.bench_function("an unaligned day of 500 ads", |bencher| {
-        bencher.iter(|| store.counts(black_box(&ads), FilterId::ALL, day).unwrap());
+        bencher.iter(|| store.counts(&View::STREAM, black_box(&ads), FilterId::ALL, day).unwrap());
     });
     group.finish();
     let mut group = c.benchmark_group("top 100");
     group.sample_size(20);
     for filter in [0, 3] {
         group.bench_function(format!("an unaligned day, filter {filter}"), |bencher| {
-            bencher.iter(|| store.top(FilterId(filter), black_box(day), 100).unwrap().unwrap());
+            bencher.iter(|| store.top(&View::STREAM, FilterId(filter), black_box(day), 100).unwrap().unwrap());
         });
     }
     group.finish();

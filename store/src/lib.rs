@@ -6,16 +6,19 @@
 //! What all of them promise:
 //! - **Absolute**: a write says what is, never what to add. The same write again changes nothing; an older progress never wins over a newer one.
 //! - **Figures first**: a reader that sees progress up to a minute sees every figure before it.
-//! - **By revision**: figures of another revision never change those of this one.
+//! - **By revision**: figures of another revision never change those of this one. Which of them a reader sees is one value, a [`View`]; a recalculation comes into it and leaves it by one conditional write.
 
 pub mod cassandra;
 pub mod conformance;
 pub mod embedded;
 pub mod memory;
-pub mod revisions;
+mod revisions;
 mod types;
+mod view;
 
 pub use cassandra::CassandraStore;
 pub use embedded::EmbeddedStore;
 pub use memory::MemoryStore;
+pub use revisions::{Began, Changed, Recalculation, RevisionRow, RevisionState, Switch};
 pub use types::*;
+pub use view::{Holds, RankedBy, StoredRanking, View};

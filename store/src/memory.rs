@@ -9,7 +9,8 @@ use clickmill_model::{
 use parking_lot::RwLock;
 
 use crate::{
-    AggregateStore, ClosedWrite, EachCount, MinuteRange, RankedWrite, Result, StoreError, StoreProgress, TopAds,
+    AggregateStore, Began, ClosedWrite, EachCount, MinuteRange, RankedBy, RankedWrite, Recalculation, Result,
+    RevisionRow, RevisionState, StoreError, StoreProgress, StoredRanking, Switch, TopAds, View, revisions,
 };
 
 /// Keeps everything in memory. Deterministic.
@@ -27,6 +28,7 @@ struct State {
     rankings_until: BTreeMap<(Revision, Partition), Minute>,
     filters: BTreeMap<(Revision, Partition), Vec<FilterSpan>>,
     definitions: BTreeMap<DefinitionVersion, Definition>,
+    revisions: Vec<RevisionRow>,
     counts_from: Option<Minute>,
     rankings_from: Option<Minute>,
 }
@@ -51,13 +53,19 @@ impl MemoryStore {
 }
 
 impl State {
-    /// The stream's counts of a filter in each minute of a range.
-    fn minutes(&self, filter: FilterId, range: MinuteRange) -> impl Iterator<Item = (Minute, &Vec<u8>, u64)> {
-        let (first, last) = (Span::minute(range.from), Span::minute(range.to.max(range.from)));
-        let key = |span| (Revision::STREAM, span, Partition(0));
-        self.spans.range(key(first)..key(last)).flat_map(move |((_, span, _), counts)| {
-            let of_filter = counts.counts.range((filter, Vec::new())..).take_while(move |((f, _), _)| *f == filter);
-            of_filter.map(|((_, ad), count)| (span.start, ad, *count))
+    /// The counts of a filter in each minute of a range.
+    fn minutes(
+        &self,
+        view: &View,
+        filter: FilterId,
+        range: MinuteRange,
+    ) -> impl Iterator<Item = (Minute, &Vec<u8>, u64)> {
+        view.pieces(filter, range).into_iter().flat_map(move |(piece, revision)| {
+            let key = |minute| (revision, Span::minute(minute), Partition(0));
+            self.spans.range(key(piece.from)..key(piece.to)).flat_map(move |((_, span, _), counts)| {
+                let of_filter = counts.counts.range((filter, Vec::new())..).take_while(move |((f, _), _)| *f == filter);
+                of_filter.map(|((_, ad), count)| (span.start, ad, *count))
+            })
         })
     }
 }
@@ -130,33 +138,59 @@ impl AggregateStore for MemoryStore {
         Ok(self.state.read().definitions.values().cloned().collect())
     }
 
-    fn progress(&self) -> Result<StoreProgress> {
+    fn progress_of(&self, of: Revision) -> Result<StoreProgress> {
         let state = self.state.read();
-        let of_stream = |until: &BTreeMap<(Revision, Partition), Minute>| {
-            let of_stream = until.iter().filter(|((revision, _), _)| *revision == Revision::STREAM);
-            of_stream.map(|((_, partition), until)| (*partition, *until)).collect()
+        let told = |until: &BTreeMap<(Revision, Partition), Minute>| {
+            let told = until.iter().filter(|((revision, _), _)| *revision == of);
+            told.map(|((_, partition), until)| (*partition, *until)).collect()
         };
         let mut filters: BTreeMap<FilterId, FilterSpan> = BTreeMap::new();
         for ((revision, _), spans) in &state.filters {
-            for span in spans.iter().filter(|_| *revision == Revision::STREAM) {
+            for span in spans.iter().filter(|_| *revision == of) {
                 let joined = filters.entry(span.filter).or_insert(*span);
                 joined.from = joined.from.max(span.from);
                 joined.until = [joined.until, span.until].into_iter().flatten().min();
             }
         }
         Ok(StoreProgress {
-            counts: of_stream(&state.counts_until),
-            rankings: of_stream(&state.rankings_until),
+            counts: told(&state.counts_until),
+            rankings: told(&state.rankings_until),
             filters: filters.into_values().collect(),
             counts_from: state.counts_from,
             rankings_from: state.rankings_from,
         })
     }
 
-    fn counts(&self, ads: &[&str], filter: FilterId, range: MinuteRange) -> Result<Vec<u64>> {
+    fn revisions(&self) -> Result<Vec<RevisionRow>> {
+        Ok(self.state.read().revisions.clone())
+    }
+
+    fn begin_revision(&self, new: &Recalculation) -> Result<Began> {
+        let mut state = self.state.write();
+        Ok(match revisions::next(&state.revisions, new) {
+            Err(other) => Began::Overlaps(other),
+            Ok(revision) => {
+                let (state_of_new, recalculation) = (RevisionState::Pending, new.clone());
+                state.revisions.push(RevisionRow { revision, state: state_of_new, recalculation, changed: None });
+                Began::Begun(revision)
+            }
+        })
+    }
+
+    fn switch_revision(&self, revision: Revision, switch: Switch) -> Result<Option<RevisionState>> {
+        let mut state = self.state.write();
+        let row = state.revisions.iter_mut().find(|row| row.revision == revision);
+        Ok(row.map(|row| {
+            let before = row.state;
+            switch.apply(row);
+            before
+        }))
+    }
+
+    fn counts(&self, view: &View, ads: &[&str], filter: FilterId, range: MinuteRange) -> Result<Vec<u64>> {
         let state = self.state.read();
         let mut sums: BTreeMap<&[u8], u64> = ads.iter().map(|ad| (ad.as_bytes(), 0)).collect();
-        for (_, ad, count) in state.minutes(filter, range) {
+        for (_, ad, count) in state.minutes(view, filter, range) {
             if let Some(sum) = sums.get_mut(ad.as_slice()) {
                 *sum += count;
             }
@@ -164,7 +198,14 @@ impl AggregateStore for MemoryStore {
         Ok(ads.iter().map(|ad| sums.get(ad.as_bytes()).copied().unwrap_or(0)).collect())
     }
 
-    fn series(&self, ad: &str, filter: FilterId, range: MinuteRange, step: SpanKind) -> Result<Vec<(Minute, u64)>> {
+    fn series(
+        &self,
+        view: &View,
+        ad: &str,
+        filter: FilterId,
+        range: MinuteRange,
+        step: SpanKind,
+    ) -> Result<Vec<(Minute, u64)>> {
         let state = self.state.read();
         let mut series = BTreeMap::new();
         let mut at = range.from;
@@ -173,7 +214,7 @@ impl AggregateStore for MemoryStore {
             series.insert(span.start, 0);
             at = span.end();
         }
-        for (minute, _, count) in state.minutes(filter, range).filter(|(_, name, _)| *name == ad.as_bytes()) {
+        for (minute, _, count) in state.minutes(view, filter, range).filter(|(_, name, _)| *name == ad.as_bytes()) {
             *series.entry(Span::holding(step, minute).start).or_default() += count;
         }
         Ok(series.into_iter().collect())
@@ -181,35 +222,42 @@ impl AggregateStore for MemoryStore {
 
     fn each_count(
         &self,
+        view: &View,
         kind: SpanKind,
         filter: FilterId,
         range: MinuteRange,
         visit: &mut EachCount<'_>,
     ) -> Result<()> {
         let state = self.state.read();
-        let inside = |(revision, span, _): &(Revision, Span, Partition)| {
-            *revision == Revision::STREAM && span.kind == kind && range.from <= span.start && span.start < range.to
-        };
-        for ((_, span, _), counts) in state.spans.iter().filter(|(key, _)| inside(key)) {
-            for ((_, ad), count) in counts.counts.iter().filter(|((of, _), _)| *of == filter) {
-                visit(span.start, ad, *count);
+        for (starts, revision) in view.spans(kind, filter, range) {
+            let inside = |(of, span, _): &(Revision, Span, Partition)| {
+                *of == revision && span.kind == kind && starts.from <= span.start && span.start < starts.to
+            };
+            for ((_, span, _), counts) in state.spans.iter().filter(|(key, _)| inside(key)) {
+                for ((_, ad), count) in counts.counts.iter().filter(|((of, _), _)| *of == filter) {
+                    visit(span.start, ad, *count);
+                }
             }
         }
         Ok(())
     }
 
-    fn rankings(&self, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<Option<Ranking>>> {
+    fn rankings(&self, view: &View, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<StoredRanking>> {
         let state = self.state.read();
-        let find = |(window, minute): &(Window, Minute)| {
-            state.rankings.get(&(Revision::STREAM, filter, *window, *minute)).map(|(ranking, _)| ranking.clone())
+        let find = |(window, minute): &(Window, Minute)| match view.ranked_by(filter, *window, *minute) {
+            RankedBy::Nobody => StoredRanking::NotToBeHad,
+            RankedBy::Revision(revision) => state
+                .rankings
+                .get(&(revision, filter, *window, *minute))
+                .map_or(StoredRanking::Nothing, |(ranking, _)| StoredRanking::Here(ranking.clone())),
         };
         Ok(which.iter().map(find).collect())
     }
 
-    fn top(&self, filter: FilterId, range: MinuteRange, n: usize) -> Result<Option<TopAds>> {
+    fn top(&self, view: &View, filter: FilterId, range: MinuteRange, n: usize) -> Result<Option<TopAds>> {
         let state = self.state.read();
         let mut sums: BTreeMap<&[u8], u64> = BTreeMap::new();
-        for (_, ad, count) in state.minutes(filter, range) {
+        for (_, ad, count) in state.minutes(view, filter, range) {
             *sums.entry(ad).or_default() += count;
         }
         let mut ads: Vec<(&[u8], u64)> = sums.into_iter().filter(|(_, count)| *count > 0).collect();

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use clickmill_model::records::{FilterSpan, Ranking};
 use clickmill_model::{Columns, Definition, FilterId, Minute, Partition, Revision, SpanKind, Timestamp, Window};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::{Began, Recalculation, RevisionRow, RevisionState, StoredRanking, Switch, View};
 
 /// Everything that one aggregator partition told up to a minute.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,7 +70,7 @@ fn until(progress: &BTreeMap<Partition, Minute>, partitions: u32) -> Option<Minu
 }
 
 /// A range of minutes `[from, to)`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MinuteRange {
     /// The first minute.
     pub from: Minute,
@@ -100,7 +103,7 @@ pub enum StoreError {
 /// Store results.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
-/// The counts and rankings that queries are answered from. Reads are of the newest active revision of each figure; today that is [`Revision::STREAM`].
+/// The counts and rankings that queries are answered from. Reads of figures are of those that a [`View`] shows: take one before, and give it to all reads that shall agree.
 pub trait AggregateStore: Send + Sync {
     /// Writes the counts, then notes the progress; both at once where the store can.
     fn write_closed(&self, write: &ClosedWrite) -> Result<()>;
@@ -114,29 +117,56 @@ pub trait AggregateStore: Send + Sync {
     /// Every definition, oldest first.
     fn definitions(&self) -> Result<Vec<Definition>>;
 
-    /// How far the store is complete.
-    fn progress(&self) -> Result<StoreProgress>;
+    /// How far the stream's figures are complete.
+    fn progress(&self) -> Result<StoreProgress> {
+        self.progress_of(Revision::STREAM)
+    }
+
+    /// How far the figures of a revision are stored.
+    fn progress_of(&self, revision: Revision) -> Result<StoreProgress>;
+
+    /// Every recalculation, oldest first.
+    fn revisions(&self) -> Result<Vec<RevisionRow>>;
+
+    /// Gives a recalculation the next number, unless a pending one holds minutes of it.
+    fn begin_revision(&self, new: &Recalculation) -> Result<Began>;
+
+    /// Changes the state of a recalculation, where it is one that the switch leads on from. Returns the state that it had before; `None` where there is no such recalculation.
+    fn switch_revision(&self, revision: Revision, switch: Switch) -> Result<Option<RevisionState>>;
 
     /// Clicks of each of these ads in a range of at most a year and a day; 0 for an ad that has none.
-    fn counts(&self, ads: &[&str], filter: FilterId, range: MinuteRange) -> Result<Vec<u64>>;
+    fn counts(&self, view: &View, ads: &[&str], filter: FilterId, range: MinuteRange) -> Result<Vec<u64>>;
 
     /// Clicks of an ad for each span of this kind that the range touches, oldest first; only minutes inside the range count.
-    fn series(&self, ad: &str, filter: FilterId, range: MinuteRange, step: SpanKind) -> Result<Vec<(Minute, u64)>>;
+    fn series(
+        &self,
+        view: &View,
+        ad: &str,
+        filter: FilterId,
+        range: MinuteRange,
+        step: SpanKind,
+    ) -> Result<Vec<(Minute, u64)>>;
 
     /// Hands each stored count of a filter to `visit`, with the span's first minute and the ad: of the spans of this kind that begin in the range, in no order. An ad without clicks in a span may be left out. What is
-    /// written meanwhile may be seen or not.
+    /// written meanwhile may be seen or not. The totals of an hour or a day whose minutes come from several revisions are nobody's ([`View::has_total`]), and left out.
     ///
     /// A store in which the ads of a minute stand apart from each other reads whole days for it, however short the range: ask for long ones.
-    fn each_count(&self, kind: SpanKind, filter: FilterId, range: MinuteRange, visit: &mut EachCount<'_>)
-    -> Result<()>;
+    fn each_count(
+        &self,
+        view: &View,
+        kind: SpanKind,
+        filter: FilterId,
+        range: MinuteRange,
+        visit: &mut EachCount<'_>,
+    ) -> Result<()>;
 
-    /// The stored rankings that end at these minutes; `None` where there is none (nothing was clicked, or it is not out).
-    fn rankings(&self, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<Option<Ranking>>>;
+    /// The stored rankings that end at these minutes.
+    fn rankings(&self, view: &View, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<StoredRanking>>;
 
     /// The `n` most clicked ads of a range, by merging its counts. `None` where the store cannot do that for a range so long.
-    fn top(&self, filter: FilterId, range: MinuteRange, n: usize) -> Result<Option<TopAds>>;
+    fn top(&self, view: &View, filter: FilterId, range: MinuteRange, n: usize) -> Result<Option<TopAds>>;
 
-    /// Deletes figures whose newest click arrived before these times. Returns how many stored things went. A store whose figures go by themselves, at a time that was fixed when they were written, has nothing to do
-    /// here; it tells by [`StoreProgress::counts_from`] and [`StoreProgress::rankings_from`] what may be gone, before it goes.
+    /// Deletes figures whose newest click arrived before these times, of every revision. Returns how many stored things went. A store whose figures go by themselves, at a time that was fixed when they were written, has
+    /// nothing to do here; it tells by [`StoreProgress::counts_from`] and [`StoreProgress::rankings_from`] what may be gone, before it goes.
     fn expire(&self, counts_before: Timestamp, rankings_before: Timestamp) -> Result<u64>;
 }

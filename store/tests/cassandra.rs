@@ -11,7 +11,8 @@ use clickmill_model::{Columns, Definition, FilterId, Minute, Partition, Revision
 use clickmill_store::cassandra::{Consistency, Options, Replication, create_schema};
 use clickmill_store::conformance::Store;
 use clickmill_store::{
-    AggregateStore, CassandraStore, ClosedWrite, EachCount, MinuteRange, RankedWrite, Result, StoreProgress, TopAds,
+    AggregateStore, Began, CassandraStore, ClosedWrite, EachCount, MinuteRange, RankedWrite, Recalculation, Result,
+    RevisionRow, RevisionState, StoreProgress, StoredRanking, Switch, TopAds, View,
 };
 
 use common::Keyspace;
@@ -41,29 +42,46 @@ impl AggregateStore for Apart {
     fn definitions(&self) -> Result<Vec<Definition>> {
         self.reader.definitions()
     }
-    fn progress(&self) -> Result<StoreProgress> {
-        self.reader.progress()
+    fn progress_of(&self, revision: Revision) -> Result<StoreProgress> {
+        self.reader.progress_of(revision)
     }
-    fn counts(&self, ads: &[&str], filter: FilterId, range: MinuteRange) -> Result<Vec<u64>> {
-        self.reader.counts(ads, filter, range)
+    fn revisions(&self) -> Result<Vec<RevisionRow>> {
+        self.reader.revisions()
     }
-    fn series(&self, ad: &str, filter: FilterId, range: MinuteRange, step: SpanKind) -> Result<Vec<(Minute, u64)>> {
-        self.reader.series(ad, filter, range, step)
+    fn begin_revision(&self, new: &Recalculation) -> Result<Began> {
+        self.writer.begin_revision(new)
+    }
+    fn switch_revision(&self, revision: Revision, switch: Switch) -> Result<Option<RevisionState>> {
+        self.writer.switch_revision(revision, switch)
+    }
+    fn counts(&self, view: &View, ads: &[&str], filter: FilterId, range: MinuteRange) -> Result<Vec<u64>> {
+        self.reader.counts(view, ads, filter, range)
+    }
+    fn series(
+        &self,
+        view: &View,
+        ad: &str,
+        filter: FilterId,
+        range: MinuteRange,
+        step: SpanKind,
+    ) -> Result<Vec<(Minute, u64)>> {
+        self.reader.series(view, ad, filter, range, step)
     }
     fn each_count(
         &self,
+        view: &View,
         kind: SpanKind,
         filter: FilterId,
         range: MinuteRange,
         visit: &mut EachCount<'_>,
     ) -> Result<()> {
-        self.reader.each_count(kind, filter, range, visit)
+        self.reader.each_count(view, kind, filter, range, visit)
     }
-    fn rankings(&self, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<Option<Ranking>>> {
-        self.reader.rankings(filter, which)
+    fn rankings(&self, view: &View, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<StoredRanking>> {
+        self.reader.rankings(view, filter, which)
     }
-    fn top(&self, filter: FilterId, range: MinuteRange, n: usize) -> Result<Option<TopAds>> {
-        self.reader.top(filter, range, n)
+    fn top(&self, view: &View, filter: FilterId, range: MinuteRange, n: usize) -> Result<Option<TopAds>> {
+        self.reader.top(view, filter, range, n)
     }
     fn expire(&self, counts_before: Timestamp, rankings_before: Timestamp) -> Result<u64> {
         self.writer.expire(counts_before, rankings_before)
@@ -116,9 +134,9 @@ fn write(store: &CassandraStore, at: Minute, ad: &str, arrival: Timestamp) {
 
 /// Clicks of an ad in a minute, and whether its ranking is there.
 fn read(store: &CassandraStore, at: Minute, ad: &str) -> (u64, bool) {
-    let count = store.counts(&[ad], FilterId::ALL, MinuteRange { from: at, to: at.next() }).unwrap();
-    let ranking = store.rankings(FilterId::ALL, &[(Window::MINUTE, at)]).unwrap();
-    (count[0], ranking[0].is_some())
+    let count = store.counts(&View::STREAM, &[ad], FilterId::ALL, MinuteRange { from: at, to: at.next() }).unwrap();
+    let ranking = store.rankings(&View::STREAM, FilterId::ALL, &[(Window::MINUTE, at)]).unwrap();
+    (count[0], ranking[0].is_here())
 }
 
 fn kept_from(store: &CassandraStore) -> (Option<Minute>, Option<Minute>) {

@@ -27,9 +27,11 @@ mod embedded {
 
     /// The same, with each read and each write in a process that has just begun, and reads in one that was opened for reading only.
     mod anew {
-        use clickmill_model::records::Ranking;
-        use clickmill_model::{Definition, FilterId, Minute, SpanKind, Timestamp, Window};
-        use clickmill_store::{ClosedWrite, EachCount, RankedWrite};
+        use clickmill_model::{Definition, FilterId, Minute, Revision, SpanKind, Timestamp, Window};
+        use clickmill_store::{
+            Began, ClosedWrite, EachCount, RankedWrite, Recalculation, RevisionRow, RevisionState, StoredRanking,
+            Switch, View,
+        };
 
         use super::*;
 
@@ -58,35 +60,51 @@ mod embedded {
             fn definitions(&self) -> Result<Vec<Definition>> {
                 self.reader()?.definitions()
             }
-            fn progress(&self) -> Result<StoreProgress> {
-                self.reader()?.progress()
+            fn progress_of(&self, revision: Revision) -> Result<StoreProgress> {
+                self.reader()?.progress_of(revision)
             }
-            fn counts(&self, ads: &[&str], filter: FilterId, range: MinuteRange) -> Result<Vec<u64>> {
-                self.reader()?.counts(ads, filter, range)
+            fn revisions(&self) -> Result<Vec<RevisionRow>> {
+                self.reader()?.revisions()
+            }
+            fn begin_revision(&self, new: &Recalculation) -> Result<Began> {
+                self.writer()?.begin_revision(new)
+            }
+            fn switch_revision(&self, revision: Revision, switch: Switch) -> Result<Option<RevisionState>> {
+                self.writer()?.switch_revision(revision, switch)
+            }
+            fn counts(&self, view: &View, ads: &[&str], filter: FilterId, range: MinuteRange) -> Result<Vec<u64>> {
+                self.reader()?.counts(view, ads, filter, range)
             }
             fn series(
                 &self,
+                view: &View,
                 ad: &str,
                 filter: FilterId,
                 range: MinuteRange,
                 step: SpanKind,
             ) -> Result<Vec<(Minute, u64)>> {
-                self.reader()?.series(ad, filter, range, step)
+                self.reader()?.series(view, ad, filter, range, step)
             }
             fn each_count(
                 &self,
+                view: &View,
                 kind: SpanKind,
                 filter: FilterId,
                 range: MinuteRange,
                 visit: &mut EachCount<'_>,
             ) -> Result<()> {
-                self.reader()?.each_count(kind, filter, range, visit)
+                self.reader()?.each_count(view, kind, filter, range, visit)
             }
-            fn rankings(&self, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<Option<Ranking>>> {
-                self.reader()?.rankings(filter, which)
+            fn rankings(
+                &self,
+                view: &View,
+                filter: FilterId,
+                which: &[(Window, Minute)],
+            ) -> Result<Vec<StoredRanking>> {
+                self.reader()?.rankings(view, filter, which)
             }
-            fn top(&self, filter: FilterId, range: MinuteRange, n: usize) -> Result<Option<TopAds>> {
-                self.reader()?.top(filter, range, n)
+            fn top(&self, view: &View, filter: FilterId, range: MinuteRange, n: usize) -> Result<Option<TopAds>> {
+                self.reader()?.top(view, filter, range, n)
             }
             fn expire(&self, counts_before: Timestamp, rankings_before: Timestamp) -> Result<u64> {
                 self.writer()?.expire(counts_before, rankings_before)

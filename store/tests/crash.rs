@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use clickmill_model::records::Ranking;
 use clickmill_model::{Columns, FilterId, Minute, Partition, Revision, Span, SpanKind, Window};
 use clickmill_store::embedded::{EmbeddedStore, Options};
-use clickmill_store::{AggregateStore, ClosedWrite, MinuteRange, RankedWrite};
+use clickmill_store::{AggregateStore, ClosedWrite, MinuteRange, RankedWrite, StoredRanking, View};
 
 /// Names the folder to the writer that this test starts itself as.
 const DIR: &str = "CLICKMILL_STORE_CRASH_DIR";
@@ -121,13 +121,14 @@ fn after_a_kill_at_any_moment_progress_never_claims_more_than_the_figures() {
             let told = counts.minus(begin());
             let expected: Vec<u64> = (0..ADS).map(|ad| (0..told).map(|minute| clicks(minute, ad)).sum()).collect();
             let range = MinuteRange { from: begin(), to: counts };
-            assert_eq!(store.counts(&ads, FilterId::ALL, range).unwrap(), expected, "round {round}");
+            assert_eq!(store.counts(&View::STREAM, &ads, FilterId::ALL, range).unwrap(), expected, "round {round}");
             let which: Vec<_> = (0..rankings.minus(begin())).map(|minute| (Window(5), begin().plus(minute))).collect();
-            let expected: Vec<_> = (0..rankings.minus(begin())).map(|minute| Some(ranking(minute))).collect();
-            assert_eq!(store.rankings(FilterId::ALL, &which).unwrap(), expected, "round {round}");
+            let expected: Vec<_> =
+                (0..rankings.minus(begin())).map(|minute| StoredRanking::Here(ranking(minute))).collect();
+            assert_eq!(store.rankings(&View::STREAM, FilterId::ALL, &which).unwrap(), expected, "round {round}");
             // Nothing of what was not acknowledged yet is half there.
             let behind = MinuteRange { from: counts, to: counts.plus(10) };
-            assert_eq!(store.top(FilterId::ALL, behind, 1).unwrap(), Some(vec![]), "round {round}");
+            assert_eq!(store.top(&View::STREAM, FilterId::ALL, behind, 1).unwrap(), Some(vec![]), "round {round}");
         }
     }
 }

@@ -10,7 +10,9 @@ use clickmill_model::records::Ranking;
 use clickmill_model::{Definition, FilterId, Minute, Partition, Revision, SpanKind, Window};
 use clickmill_store::conformance::told::Told;
 use clickmill_store::embedded::{EmbeddedStore, FILE_NAME, Options};
-use clickmill_store::{AggregateStore, MinuteRange, RankedWrite, Result, StoreError, StoreProgress};
+use clickmill_store::{
+    AggregateStore, MinuteRange, RankedWrite, Result, StoreError, StoreProgress, StoredRanking, View,
+};
 use rusqlite::Connection;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -104,10 +106,10 @@ fn a_file_that_is_no_store_is_refused_and_left_alone() {
 #[test]
 fn a_damaged_row_is_named() {
     type Read = fn(&EmbeddedStore) -> Result<()>;
-    let counts: Read = |store| store.counts(&["ad1"], ALL, two_hours()).map(drop);
-    let top: Read = |store| store.top(ALL, two_hours(), 3).map(drop);
-    let minutes: Read = |store| store.series("ad1", ALL, two_hours(), SpanKind::Minute).map(drop);
-    let rankings: Read = |store| store.rankings(ALL, &[(Window(5), begin())]).map(drop);
+    let counts: Read = |store| store.counts(&View::STREAM, &["ad1"], ALL, two_hours()).map(drop);
+    let top: Read = |store| store.top(&View::STREAM, ALL, two_hours(), 3).map(drop);
+    let minutes: Read = |store| store.series(&View::STREAM, "ad1", ALL, two_hours(), SpanKind::Minute).map(drop);
+    let rankings: Read = |store| store.rankings(&View::STREAM, ALL, &[(Window(5), begin())]).map(drop);
     let definitions: Read = |store| store.definitions().map(drop);
     let flip = |column: &str, at: u32| {
         format!("unhex(substr(hex({column}), 1, {0}) || '5a' || substr(hex({column}), {0} + 3))", at * 2)
@@ -159,7 +161,7 @@ fn a_damaged_page_is_no_wrong_count() {
         damaged[page * 4096..][..4096].fill(0xa5);
         std::fs::write(&file, &damaged).unwrap();
         // Where the page is not one that is read, the answer is right.
-        match open(dir.path()).and_then(|store| store.counts(&["ad1"], ALL, two_hours())) {
+        match open(dir.path()).and_then(|store| store.counts(&View::STREAM, &["ad1"], ALL, two_hours())) {
             Ok(counts) => assert_eq!(counts, [expected], "page {page}"),
             error => {
                 check_broken(error, &[]);
@@ -171,7 +173,7 @@ fn a_damaged_page_is_no_wrong_count() {
     }
     assert!(found >= 3, "{found} pages");
     std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
-    check_broken(open(dir.path()).and_then(|store| store.counts(&["ad1"], ALL, two_hours())), &[]);
+    check_broken(open(dir.path()).and_then(|store| store.counts(&View::STREAM, &["ad1"], ALL, two_hours())), &[]);
 }
 
 #[test]
@@ -205,10 +207,13 @@ fn a_reader_waits_for_a_store_that_is_not_there_yet() {
     let reader = EmbeddedStore::open_read_only(&folder, Options::default()).unwrap();
     let check_empty = || {
         assert_eq!(reader.progress().unwrap(), StoreProgress::default());
-        assert_eq!(reader.counts(&["ad1", "ad2"], ALL, two_hours()).unwrap(), [0, 0]);
-        assert_eq!(reader.series("ad1", ALL, two_hours(), HOUR).unwrap(), [(begin(), 0), (begin().plus(60), 0)]);
-        assert_eq!(reader.rankings(ALL, &[(Window(5), begin())]).unwrap(), [None]);
-        assert_eq!(reader.top(ALL, two_hours(), 3).unwrap(), Some(vec![]));
+        assert_eq!(reader.counts(&View::STREAM, &["ad1", "ad2"], ALL, two_hours()).unwrap(), [0, 0]);
+        assert_eq!(
+            reader.series(&View::STREAM, "ad1", ALL, two_hours(), HOUR).unwrap(),
+            [(begin(), 0), (begin().plus(60), 0)]
+        );
+        assert_eq!(reader.rankings(&View::STREAM, ALL, &[(Window(5), begin())]).unwrap(), [StoredRanking::Nothing]);
+        assert_eq!(reader.top(&View::STREAM, ALL, two_hours(), 3).unwrap(), Some(vec![]));
         assert_eq!(reader.definitions().unwrap(), []);
     };
     check_empty();
@@ -221,7 +226,7 @@ fn a_reader_waits_for_a_store_that_is_not_there_yet() {
     fill(&writer);
     told().check_counts(&reader, ALL, two_hours());
     told().check_top(&reader, ALL, two_hours(), 3);
-    assert_eq!(reader.rankings(ALL, &[(Window(5), begin())]).unwrap(), [Some(ranking())]);
+    assert_eq!(reader.rankings(&View::STREAM, ALL, &[(Window(5), begin())]).unwrap(), [StoredRanking::Here(ranking())]);
     assert_eq!(reader.definitions().unwrap(), [Definition::default()]);
     check_broken(reader.write_definition(&Definition::default()), &["reading only"]);
 }
@@ -281,7 +286,10 @@ fn whole_hours_are_read_from_their_own_blocks() {
     told().check_counts(&store, ALL, two_hours());
     let but_the_last = MinuteRange { to: begin().plus(119), ..two_hours() };
     let first_hour = MinuteRange { to: begin().plus(60), ..two_hours() };
-    assert_eq!(store.counts(&["ad1"], ALL, but_the_last).unwrap(), [told().count("ad1", ALL, first_hour)]);
+    assert_eq!(
+        store.counts(&View::STREAM, &["ad1"], ALL, but_the_last).unwrap(),
+        [told().count("ad1", ALL, first_hour)]
+    );
 }
 
 /// Names the folder to the process that this test starts itself as.
@@ -335,7 +343,10 @@ fn a_full_disk_loses_nothing_and_the_store_goes_on_when_there_is_room() {
         assert!(store.write_closed(&write).is_err());
         told.check_counts(&store, ALL, acknowledged);
         assert_eq!(store.progress().unwrap().counts_until(1), Some(written));
-        assert_eq!(store.top(ALL, MinuteRange { from: written, to: written.plus(9) }, 3).unwrap(), Some(vec![]));
+        assert_eq!(
+            store.top(&View::STREAM, ALL, MinuteRange { from: written, to: written.plus(9) }, 3).unwrap(),
+            Some(vec![])
+        );
     }
     set(limit.current);
     store.write_closed(&write).unwrap();

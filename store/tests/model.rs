@@ -6,7 +6,7 @@ use clickmill_model::records::{FilterSpan, Ranking};
 use clickmill_model::{FilterId, Minute, Partition, Revision, SpanKind, Timestamp, Window};
 use clickmill_store::conformance::told::Told;
 use clickmill_store::embedded::{EmbeddedStore, Options};
-use clickmill_store::{AggregateStore, ClosedWrite, MemoryStore, MinuteRange, RankedWrite};
+use clickmill_store::{AggregateStore, ClosedWrite, MemoryStore, MinuteRange, RankedWrite, View};
 use proptest::prelude::*;
 
 const PARTITIONS: u32 = 2;
@@ -147,15 +147,24 @@ impl World {
             let at = |index: &prop::sample::Index| self.begin.plus(index.index(length) as i64 - 30);
             let range = MinuteRange { from: at(from).min(at(to)).max(first), to: at(from).max(at(to)).max(first) };
             for filter in [FilterId(0), FilterId(1), FilterId(9)] {
-                assert_eq!(one.counts(&ads, filter, range).unwrap(), other.counts(&ads, filter, range).unwrap());
-                assert_eq!(one.top(filter, range, 5).unwrap(), other.top(filter, range, 5).unwrap());
+                assert_eq!(
+                    one.counts(&View::STREAM, &ads, filter, range).unwrap(),
+                    other.counts(&View::STREAM, &ads, filter, range).unwrap()
+                );
+                assert_eq!(
+                    one.top(&View::STREAM, filter, range, 5).unwrap(),
+                    other.top(&View::STREAM, filter, range, 5).unwrap()
+                );
                 for step in [SpanKind::Minute, SpanKind::Hour, SpanKind::Day] {
-                    let series = one.series("ad1", filter, range, step).unwrap();
-                    assert_eq!(series, other.series("ad1", filter, range, step).unwrap());
+                    let series = one.series(&View::STREAM, "ad1", filter, range, step).unwrap();
+                    assert_eq!(series, other.series(&View::STREAM, "ad1", filter, range, step).unwrap());
                 }
                 let minutes = (0..50).map(|back| self.now.plus(-back));
                 let which: Vec<_> = minutes.flat_map(|minute| [(Window(1), minute), (Window(5), minute)]).collect();
-                assert_eq!(one.rankings(filter, &which).unwrap(), other.rankings(filter, &which).unwrap());
+                assert_eq!(
+                    one.rankings(&View::STREAM, filter, &which).unwrap(),
+                    other.rankings(&View::STREAM, filter, &which).unwrap()
+                );
             }
         }
     }

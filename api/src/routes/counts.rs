@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use clickmill_model::{FilterId, Minute, Span, SpanKind};
-use clickmill_store::MinuteRange;
+use clickmill_store::{MinuteRange, View};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -15,6 +15,7 @@ use crate::app::App;
 use crate::http::problem::{Problem, ProblemBody};
 use crate::params::{AdId, Query};
 use crate::range::Complete;
+use crate::revised::Revised;
 
 /// The most figures that a series may have.
 const MOST_POINTS: i64 = 100_000;
@@ -77,9 +78,9 @@ pub(super) async fn aggregated_count(
     let filter = params.filter()?;
     let reader = Arc::clone(&app);
     let read = move || {
-        let (complete, range) = reader.counted(filter, from, to)?;
-        let counts = reader.store().counts(&[&ad_id], filter, range)?;
-        let complete_until = complete.still(reader.complete_counts(filter)?).reaches(range);
+        let Counted { revised, complete, range } = reader.counted(filter, from, to)?;
+        let counts = reader.store().counts(&revised.view, &[&ad_id], filter, range)?;
+        let complete_until = complete.still(&reader.complete_counts(&revised.view, filter)?).reaches(range);
         Ok(CountAnswer {
             ad_id,
             count: counts.first().copied().unwrap_or(0),
@@ -162,14 +163,14 @@ pub(super) async fn series(State(app): State<Arc<App>>, AdId(ad_id): AdId, query
     let heavy = from.zip(to).is_none_or(|(from, to)| points(from, to) >= HEAVY_POINTS);
     let reader = Arc::clone(&app);
     let read = move || {
-        let (complete, range) = reader.counted(filter, from, to)?;
+        let Counted { revised, complete, range } = reader.counted(filter, from, to)?;
         if points(range.from, range.to) > MOST_POINTS {
             let detail =
                 format!("That would be more than {MOST_POINTS} figures. Take a longer step or a shorter range.");
             return Err(Problem::parameter("step", detail));
         }
-        let found = reader.store().series(&ad_id, filter, range, step)?;
-        let complete_until = complete.still(reader.complete_counts(filter)?).reaches(range);
+        let found = reader.store().series(&revised.view, &ad_id, filter, range, step)?;
+        let complete_until = complete.still(&reader.complete_counts(&revised.view, filter)?).reaches(range);
         let answer = SeriesAnswer {
             ad_id,
             filter,
@@ -202,23 +203,29 @@ fn with_zeros(found: &[(Minute, u64)], range: MinuteRange, step: SpanKind) -> Ve
     starts.map(|minute| Point { minute, count: count(minute) }).collect()
 }
 
+/// What is known before counts are read.
+struct Counted {
+    /// By which they are read.
+    revised: Arc<Revised>,
+    /// How far those of the filter are complete.
+    complete: Complete,
+    /// The range that is meant.
+    range: MinuteRange,
+}
+
 impl App {
-    /// How far the counts of a filter are complete, and the range that is meant. Read before the figures.
-    fn counted(
-        &self,
-        filter: FilterId,
-        from: Option<Minute>,
-        to: Option<Minute>,
-    ) -> Result<(Complete, MinuteRange), Problem> {
+    fn counted(&self, filter: FilterId, from: Option<Minute>, to: Option<Minute>) -> Result<Counted, Problem> {
         if !self.definitions()?.filters.contains_key(&filter) {
             return Err(Problem::unknown_filter(filter));
         }
-        let complete = self.complete_counts(filter)?;
-        Ok((complete, complete.range(from, to, self.now())?))
+        let revised = self.revised()?;
+        let complete = self.complete_counts(&revised.view, filter)?;
+        let range = complete.range(from, to, self.now())?;
+        Ok(Counted { revised, complete, range })
     }
 
-    fn complete_counts(&self, filter: FilterId) -> Result<Complete, Problem> {
-        Ok(Complete::counts(&self.store().progress()?, filter, self.definitions()?.partitions()))
+    fn complete_counts(&self, view: &View, filter: FilterId) -> Result<Complete, Problem> {
+        Ok(Complete::counts(&self.store().progress()?, view, filter, self.definitions()?.partitions()))
     }
 }
 

@@ -5,6 +5,7 @@ mod examples;
 mod filters;
 mod ops;
 mod ranking;
+mod revision;
 pub(crate) mod status;
 
 use std::sync::Arc;

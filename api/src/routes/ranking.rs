@@ -13,7 +13,7 @@ use crate::app::App;
 use crate::http::problem::{Problem, ProblemBody};
 use crate::params::{MOST_ADS, Query};
 use crate::range::Complete;
-use crate::top::top;
+use crate::top::{Known, top};
 
 /// How many ads are meant where no definition says so.
 const USUAL_ADS: usize = 100;
@@ -84,16 +84,19 @@ pub(super) async fn popular_ads(State(app): State<Arc<App>>, query: Query) -> Re
             return Err(Problem::unknown_filter(filter));
         }
         let n = asked.unwrap_or_else(|| definitions.newest().map_or(USUAL_ADS, |d| d.n as usize));
+        let revised = reader.revised()?;
+        let view = &revised.view;
         let progress = reader.store().progress()?;
         let partitions = definitions.partitions();
-        let rankings = Complete::rankings(&progress, filter, partitions);
+        let rankings = Complete::rankings(&progress, view, filter, partitions);
         let range = rankings.range(from, to, reader.now())?;
-        let top = top(reader.store(), &definitions.all, &progress, filter, range, n)?;
+        let known = Known { definitions: &definitions.all, progress: &progress, view };
+        let top = top(reader.store(), known, filter, range, n)?;
         let after = reader.store().progress()?;
-        let rankings = rankings.still(Complete::rankings(&after, filter, partitions));
-        let counts =
-            Complete::counts(&progress, filter, partitions).still(Complete::counts(&after, filter, partitions));
-        let complete = if top.by_counts { rankings.and(counts) } else { rankings };
+        let rankings = rankings.still(&Complete::rankings(&after, view, filter, partitions));
+        let counts = Complete::counts(&progress, view, filter, partitions)
+            .still(&Complete::counts(&after, view, filter, partitions));
+        let complete = if top.by_counts { rankings.and(&counts) } else { rankings };
         let complete_until = if top.lacking { range.from } else { complete.reaches(range) };
         let (ad_ids, counts) = top.ads.into_iter().unzip();
         Ok(RankingAnswer {

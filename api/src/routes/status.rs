@@ -17,11 +17,13 @@ use utoipa::ToSchema;
 
 use super::filters::FilterAnswer;
 use super::fresh_json;
+use super::revision::{RevisionAnswer, revisions};
 use crate::app::App;
 use crate::board::{RunState, StageState};
 use crate::catalog::Definitions;
 use crate::http::problem::{Problem, ProblemBody};
 use crate::params::NoParameters;
+use crate::revised::Revised;
 
 /// How old an answer may be. Any number of pages may ask, the queue is read four times a second.
 const FRESH: Duration = Duration::from_millis(250);
@@ -61,8 +63,8 @@ pub(crate) struct StatusAnswer {
     stages: Vec<StageAnswer>,
     /// Who sends lines.
     sources: Vec<serde_json::Value>,
-    /// Recalculations.
-    revisions: Vec<serde_json::Value>,
+    /// Recalculations, oldest first; the last 100.
+    revisions: Vec<RevisionAnswer>,
     /// The last reconciliation.
     last_reconciliation: Option<serde_json::Value>,
     /// `ok`, or `unavailable`: then what comes from there is null.
@@ -156,9 +158,9 @@ struct FromQueue {
 impl App {
     fn read_status(&self) -> StatusAnswer {
         let from_store = self.read_store().inspect_err(|error| tracing::warn!(%error, "the status lacks the store"));
-        let (store, (definitions, progress)) = match from_store {
+        let (store, (definitions, progress, revised)) = match from_store {
             Ok(found) => ("ok", found),
-            Err(_) => ("unavailable", (self.known_definitions(), StoreProgress::default())),
+            Err(_) => ("unavailable", (self.known_definitions(), StoreProgress::default(), self.revisions.known())),
         };
         let newest = definitions.newest();
         let from_queue = self.sources.queue.as_deref().map(|queue| read_queue(queue, &definitions.all));
@@ -191,15 +193,15 @@ impl App {
             books: BooksAnswer::new(&found.books),
             stages: stages(self.sources.stages.all(), &found.lags),
             sources: Vec::new(),
-            revisions: Vec::new(),
+            revisions: revisions(&revised.rows),
             last_reconciliation: None,
             store,
             queue,
         }
     }
 
-    fn read_store(&self) -> Result<(Arc<Definitions>, StoreProgress), StoreError> {
-        Ok((self.definitions()?, self.store().progress()?))
+    fn read_store(&self) -> Result<(Arc<Definitions>, StoreProgress, Arc<Revised>), StoreError> {
+        Ok((self.definitions()?, self.store().progress()?, self.revised()?))
     }
 }
 

@@ -4,4 +4,4 @@ mod cover;
 mod plan;
 mod threshold;
 
-pub(crate) use plan::top;
+pub(crate) use plan::{Known, top};

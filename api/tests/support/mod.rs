@@ -11,13 +11,16 @@ use std::time::{Duration, Instant};
 
 use clickmill_api::{Limits, Sources, StageBoard};
 use clickmill_model::records::{FilterSpan, Ranking};
-use clickmill_model::{Definition, Filter, FilterId, Minute, Offset, Partition, Span, SpanKind, Timestamp, Window};
+use clickmill_model::{
+    Definition, Filter, FilterId, Minute, Offset, Partition, Revision, Span, SpanKind, Timestamp, Window,
+};
 use clickmill_queue::{
     Committed, Consumer, Fetched, ManualClock, OffsetRange, Producer, Queue, QueueError, Record, TopicPartition,
     TopicSpec,
 };
 use clickmill_store::{
-    AggregateStore, ClosedWrite, EachCount, MinuteRange, RankedWrite, Result, StoreError, StoreProgress, TopAds,
+    AggregateStore, Began, ClosedWrite, EachCount, MinuteRange, RankedBy, RankedWrite, Recalculation, Result,
+    RevisionRow, RevisionState, StoreError, StoreProgress, StoredRanking, Switch, TopAds, View,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
@@ -33,12 +36,17 @@ pub(crate) fn definition() -> Definition {
     Definition { filters: vec![Filter::all(), usa], ..Definition::default() }
 }
 
+/// Clicks by filter, ad and minute.
+pub(crate) type Clicks = BTreeMap<(FilterId, String, Minute), u64>;
+
 /// Clicks by filter, ad and minute, and all answers worked out from them the slow way.
 #[derive(Default)]
 pub(crate) struct MapStore {
-    pub(crate) clicks: Mutex<BTreeMap<(FilterId, String, Minute), u64>>,
+    pub(crate) clicks: Mutex<Clicks>,
     pub(crate) progress: Mutex<StoreProgress>,
     pub(crate) definitions: Mutex<Vec<Definition>>,
+    /// Recalculations with clicks of their own. What is in `clicks` is the stream's.
+    pub(crate) revisions: Mutex<Vec<(RevisionRow, Clicks)>>,
     /// How many ads a stored ranking has.
     pub(crate) depth: usize,
     /// The longest range that can be merged, in minutes.
@@ -81,15 +89,30 @@ impl MapStore {
 
     /// Every ad with a click, most clicked first.
     pub(crate) fn ranking(&self, filter: FilterId, from: Minute, to: Minute) -> TopAds {
+        self.ranking_seen(&View::STREAM, filter, from, to)
+    }
+
+    /// The same, as a view shows it.
+    pub(crate) fn ranking_seen(&self, view: &View, filter: FilterId, from: Minute, to: Minute) -> TopAds {
         let mut totals: BTreeMap<String, u64> = BTreeMap::new();
-        for ((f, ad, at), count) in &*self.clicks.lock() {
-            if *f == filter && (from..to).contains(at) {
-                *totals.entry(ad.clone()).or_default() += count;
-            }
+        for (ad, _, count) in self.seen(view, filter, from, to) {
+            *totals.entry(ad).or_default() += count;
         }
         let mut ads: TopAds = totals.into_iter().collect();
         ads.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         ads
+    }
+
+    /// Each minute's clicks, from the revision that the view shows it by.
+    fn seen(&self, view: &View, filter: FilterId, from: Minute, to: Minute) -> Vec<(String, Minute, u64)> {
+        let (stream, revisions) = (self.clicks.lock(), self.revisions.lock());
+        let mut seen = Vec::new();
+        for (piece, revision) in view.pieces(filter, MinuteRange { from, to }) {
+            let own = revisions.iter().find(|(row, _)| row.revision == revision).map_or(&*stream, |(_, clicks)| clicks);
+            let inside = own.iter().filter(|((f, _, at), _)| *f == filter && piece.from <= *at && *at < piece.to);
+            seen.extend(inside.map(|((_, ad, at), count)| (ad.clone(), *at, *count)));
+        }
+        seen
     }
 
     fn check(&self) -> Result<()> {
@@ -104,7 +127,7 @@ impl MapStore {
         Ok(())
     }
 
-    fn stored(&self, filter: FilterId, window: Window, last: Minute) -> Option<Ranking> {
+    fn stored(&self, view: &View, filter: FilterId, window: Window, last: Minute) -> Option<Ranking> {
         let definitions = self.definitions.lock();
         let standing = [Window::MINUTE, Window::HOUR, Window::DAY].contains(&window) && window.is_aligned_at(last);
         if !(standing || definitions.iter().any(|d| d.windows.contains(&window))) {
@@ -116,7 +139,7 @@ impl MapStore {
         if last >= self.progress.lock().rankings_until(4)? {
             return None;
         }
-        let mut ads = self.ranking(filter, window.first(last), last.next());
+        let mut ads = self.ranking_seen(view, filter, window.first(last), last.next());
         let whole = ads.len() <= self.depth;
         ads.truncate(self.depth);
         (!ads.is_empty()).then_some(Ranking { filter, window, minute: last, whole, complete: true, ads })
@@ -152,44 +175,70 @@ impl AggregateStore for MapStore {
         Ok(self.definitions.lock().clone())
     }
 
-    fn progress(&self) -> Result<StoreProgress> {
+    fn progress_of(&self, _: Revision) -> Result<StoreProgress> {
         self.check()?;
         Ok(self.progress.lock().clone())
     }
 
-    fn counts(&self, ads: &[&str], filter: FilterId, range: MinuteRange) -> Result<Vec<u64>> {
+    fn revisions(&self) -> Result<Vec<RevisionRow>> {
+        self.check()?;
+        Ok(self.revisions.lock().iter().map(|(row, _)| row.clone()).collect())
+    }
+
+    fn begin_revision(&self, _: &Recalculation) -> Result<Began> {
+        Err(StoreError::Broken("no query begins one".to_owned()))
+    }
+
+    fn switch_revision(&self, _: Revision, _: Switch) -> Result<Option<RevisionState>> {
+        Err(StoreError::Broken("no query switches one".to_owned()))
+    }
+
+    fn counts(&self, view: &View, ads: &[&str], filter: FilterId, range: MinuteRange) -> Result<Vec<u64>> {
         self.check()?;
         self.expire_meanwhile();
-        let totals: BTreeMap<String, u64> = self.ranking(filter, range.from, range.to).into_iter().collect();
+        let totals: BTreeMap<String, u64> = self.ranking_seen(view, filter, range.from, range.to).into_iter().collect();
         Ok(ads.iter().map(|ad| totals.get(*ad).copied().unwrap_or(0)).collect())
     }
 
-    fn series(&self, ad: &str, filter: FilterId, range: MinuteRange, step: SpanKind) -> Result<Vec<(Minute, u64)>> {
+    fn series(
+        &self,
+        view: &View,
+        ad: &str,
+        filter: FilterId,
+        range: MinuteRange,
+        step: SpanKind,
+    ) -> Result<Vec<(Minute, u64)>> {
         self.check()?;
         self.expire_meanwhile();
         let mut spans: BTreeMap<Minute, u64> = BTreeMap::new();
-        for ((f, known, at), count) in &*self.clicks.lock() {
-            if *f == filter && known == ad && (range.from..range.to).contains(at) {
-                *spans.entry(Span::holding(step, *at).start).or_default() += count;
+        for (known, at, count) in self.seen(view, filter, range.from, range.to) {
+            if known == ad {
+                *spans.entry(Span::holding(step, at).start).or_default() += count;
             }
         }
         Ok(spans.into_iter().collect())
     }
 
-    fn each_count(&self, _: SpanKind, _: FilterId, _: MinuteRange, _: &mut EachCount<'_>) -> Result<()> {
+    fn each_count(&self, _: &View, _: SpanKind, _: FilterId, _: MinuteRange, _: &mut EachCount<'_>) -> Result<()> {
         Err(StoreError::Broken("no query needs it".to_owned()))
     }
 
-    fn rankings(&self, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<Option<Ranking>>> {
+    fn rankings(&self, view: &View, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<StoredRanking>> {
         self.check()?;
         self.expire_meanwhile();
-        Ok(which.iter().map(|(window, last)| self.stored(filter, *window, *last)).collect())
+        let find = |(window, last): &(Window, Minute)| match view.ranked_by(filter, *window, *last) {
+            RankedBy::Nobody => StoredRanking::NotToBeHad,
+            RankedBy::Revision(_) => {
+                self.stored(view, filter, *window, *last).map_or(StoredRanking::Nothing, StoredRanking::Here)
+            }
+        };
+        Ok(which.iter().map(find).collect())
     }
 
-    fn top(&self, filter: FilterId, range: MinuteRange, n: usize) -> Result<Option<TopAds>> {
+    fn top(&self, view: &View, filter: FilterId, range: MinuteRange, n: usize) -> Result<Option<TopAds>> {
         self.check()?;
         self.expire_meanwhile();
-        let mut ads = self.ranking(filter, range.from, range.to);
+        let mut ads = self.ranking_seen(view, filter, range.from, range.to);
         ads.truncate(n);
         Ok((range.to.minus(range.from) <= self.longest_merge).then_some(ads))
     }

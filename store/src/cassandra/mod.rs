@@ -20,6 +20,7 @@ mod progress;
 mod ranked;
 mod read;
 mod retention;
+mod revisions;
 mod schema;
 mod statements;
 mod write;
@@ -30,7 +31,7 @@ use std::iter;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use clickmill_model::records::{FilterSpan, Ranking};
+use clickmill_model::records::FilterSpan;
 use clickmill_model::{Definition, FilterId, Minute, Partition, Revision, SpanKind, Timestamp, Window};
 use futures_util::try_join;
 use parking_lot::Mutex;
@@ -50,7 +51,8 @@ use self::schema::Settings;
 use self::statements::{PIPELINE, Statements};
 use self::write::{CountRow, Plan, deliver, send_batch};
 use crate::{
-    AggregateStore, ClosedWrite, EachCount, MinuteRange, RankedWrite, Result, StoreError, StoreProgress, TopAds,
+    AggregateStore, Began, ClosedWrite, EachCount, MinuteRange, RankedWrite, Recalculation, Result, RevisionRow,
+    RevisionState, StoreError, StoreProgress, StoredRanking, Switch, TopAds, View,
 };
 
 /// Threads that talk to the cluster.
@@ -281,27 +283,29 @@ impl Cluster {
         Ok(definitions)
     }
 
-    async fn progress(&self) -> Result<StoreProgress> {
-        let ((progress, filters), [counts_from, rankings_from]) = try_join!(self.told(), self.kept_from())?;
+    async fn progress_of(&self, revision: Revision) -> Result<StoreProgress> {
+        let ((progress, filters), [counts_from, rankings_from]) = try_join!(self.told(revision), self.kept_from())?;
         let filters = filters.into_values().collect();
         let [counts, rankings] = progress;
         let progress = StoreProgress { counts, rankings, filters, counts_from, rankings_from };
-        *self.known.lock() = Some((Instant::now(), Arc::new(progress.clone())));
+        if revision == Revision::STREAM {
+            *self.known.lock() = Some((Instant::now(), Arc::new(progress.clone())));
+        }
         Ok(progress)
     }
 
-    /// A progress that says which totals are stored.
+    /// A progress of the stream, that says which totals are stored.
     async fn known(&self) -> Result<Arc<StoreProgress>> {
         let known = self.known.lock().clone();
         match known {
             Some((at, known)) if at.elapsed() < TOTALS_FRESH => Ok(known),
-            _ => Ok(Arc::new(self.progress().await?)),
+            _ => Ok(Arc::new(self.progress_of(Revision::STREAM).await?)),
         }
     }
 
-    async fn told(&self) -> Result<(Told, BTreeMap<FilterId, FilterSpan>)> {
+    async fn told(&self, revision: Revision) -> Result<(Told, BTreeMap<FilterId, FilterSpan>)> {
         let what = "reading the progress";
-        let answer = self.session.execute_unpaged(&self.statements.progress, (Revision::STREAM.0 as i32,)).await;
+        let answer = self.session.execute_unpaged(&self.statements.progress, (revision.0 as i32,)).await;
         let rows = answer.map_err(|error| explain(what, &error))?.into_rows_result();
         let rows = rows.map_err(|error| garbled(what, &error))?;
         let rows = rows.rows::<(i8, i32, i64, &[u8])>().map_err(|error| garbled(what, &error))?;
@@ -363,34 +367,54 @@ impl AggregateStore for CassandraStore {
         self.handle.block_on(self.cluster.definitions())
     }
 
-    fn progress(&self) -> Result<StoreProgress> {
-        self.handle.block_on(self.cluster.progress())
+    fn progress_of(&self, revision: Revision) -> Result<StoreProgress> {
+        self.handle.block_on(self.cluster.progress_of(revision))
     }
 
-    fn counts(&self, ads: &[&str], filter: FilterId, range: MinuteRange) -> Result<Vec<u64>> {
-        self.handle.block_on(self.cluster.counts(ads, filter, range))
+    fn revisions(&self) -> Result<Vec<RevisionRow>> {
+        self.handle.block_on(self.cluster.revisions())
     }
 
-    fn series(&self, ad: &str, filter: FilterId, range: MinuteRange, step: SpanKind) -> Result<Vec<(Minute, u64)>> {
-        self.handle.block_on(self.cluster.series(ad, filter, range, step))
+    fn begin_revision(&self, new: &Recalculation) -> Result<Began> {
+        self.handle.block_on(self.cluster.begin_revision(new))
+    }
+
+    fn switch_revision(&self, revision: Revision, switch: Switch) -> Result<Option<RevisionState>> {
+        self.handle.block_on(self.cluster.switch_revision(revision, switch))
+    }
+
+    fn counts(&self, view: &View, ads: &[&str], filter: FilterId, range: MinuteRange) -> Result<Vec<u64>> {
+        self.handle.block_on(self.cluster.counts(view, ads, filter, range))
+    }
+
+    fn series(
+        &self,
+        view: &View,
+        ad: &str,
+        filter: FilterId,
+        range: MinuteRange,
+        step: SpanKind,
+    ) -> Result<Vec<(Minute, u64)>> {
+        self.handle.block_on(self.cluster.series(view, ad, filter, range, step))
     }
 
     fn each_count(
         &self,
+        view: &View,
         kind: SpanKind,
         filter: FilterId,
         range: MinuteRange,
         visit: &mut EachCount<'_>,
     ) -> Result<()> {
-        self.handle.block_on(self.cluster.each_count(kind, filter, range, visit))
+        self.handle.block_on(self.cluster.each_count(view, kind, filter, range, visit))
     }
 
-    fn rankings(&self, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<Option<Ranking>>> {
-        self.handle.block_on(self.cluster.rankings(filter, which))
+    fn rankings(&self, view: &View, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<StoredRanking>> {
+        self.handle.block_on(self.cluster.rankings(view, filter, which))
     }
 
     /// Never but for an empty range: the ads of a minute stand apart from each other, so that all of each day would have to be read.
-    fn top(&self, _: FilterId, range: MinuteRange, _: usize) -> Result<Option<TopAds>> {
+    fn top(&self, _: &View, _: FilterId, range: MinuteRange, _: usize) -> Result<Option<TopAds>> {
         Ok((range.from >= range.to).then(Vec::new))
     }
 

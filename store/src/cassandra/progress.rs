@@ -9,7 +9,7 @@ use clickmill_model::codec::{CodecError, Reader, Writer};
 use clickmill_model::records::FilterSpan;
 use clickmill_model::{FilterId, Minute};
 
-use crate::StoreProgress;
+use crate::{MinuteRange, StoreProgress};
 
 const VERSION: u8 = 1;
 const WHAT: &str = "the filters of a stored progress";
@@ -89,6 +89,11 @@ impl Totals {
             },
             _ => Self { from: Minute::MAX, until: Minute::MIN },
         }
+    }
+
+    /// Those of a recalculation, in consecutive minutes that are read from it: all that lie inside were told before it was made active.
+    pub(super) fn of_recalculated(progress: &StoreProgress, piece: MinuteRange) -> Self {
+        Self { from: piece.from.max(progress.counts_from.unwrap_or(Minute::MIN)), until: piece.to }
     }
 
     /// True where the totals of this span are stored.

@@ -12,7 +12,7 @@ use super::keys::{bucket, kind_number, period, tier};
 use super::pieces::{Piece, by_period, pieces};
 use super::progress::Totals;
 use super::ranked;
-use crate::{EachCount, MinuteRange, Result, StoreError};
+use crate::{EachCount, MinuteRange, RankedBy, Result, StoreError, StoredRanking, View};
 
 /// How many requests of one read are on their way at once.
 const AT_ONCE: usize = 64;
@@ -27,12 +27,36 @@ const RANKINGS: &str = "reading rankings";
 type Ads<'a> = Vec<&'a str>;
 
 impl Cluster {
+    /// What a range is read from, as a view shows it.
+    async fn pieces(
+        &self,
+        view: &View,
+        filter: FilterId,
+        range: MinuteRange,
+        longest: SpanKind,
+    ) -> Result<Vec<(Revision, Piece)>> {
+        let known = self.known().await?;
+        let of_stream = Totals::of(&known, filter);
+        let mut all = Vec::new();
+        for (piece, revision) in view.pieces(filter, range) {
+            let totals = if revision == Revision::STREAM { of_stream } else { Totals::of_recalculated(&known, piece) };
+            all.extend(pieces(piece, longest, totals).into_iter().map(|piece| (revision, piece)));
+        }
+        Ok(all)
+    }
+
     /// Clicks of each ad.
-    pub(super) async fn counts(&self, ads: &[&str], filter: FilterId, range: MinuteRange) -> Result<Vec<u64>> {
+    pub(super) async fn counts(
+        &self,
+        view: &View,
+        ads: &[&str],
+        filter: FilterId,
+        range: MinuteRange,
+    ) -> Result<Vec<u64>> {
         if ads.is_empty() || range.from >= range.to {
             return Ok(vec![0; ads.len()]);
         }
-        let pieces = pieces(range, SpanKind::Day, Totals::of(&*self.known().await?, filter));
+        let pieces = self.pieces(view, filter, range, SpanKind::Day).await?;
         let mut buckets: BTreeMap<i32, Ads<'_>> = BTreeMap::new();
         for ad in ads {
             buckets.entry(bucket(ad.as_bytes(), self.settings.buckets)).or_default().push(ad);
@@ -57,8 +81,14 @@ impl Cluster {
         Ok(ads.iter().map(|ad| sums.get(*ad).copied().unwrap_or(0)).collect())
     }
 
-    async fn sums(&self, filter: FilterId, bucket: i32, ads: Ads<'_>, piece: Piece) -> Result<Vec<(String, i64)>> {
-        let revision = Revision::STREAM.0 as i32;
+    async fn sums(
+        &self,
+        filter: FilterId,
+        bucket: i32,
+        ads: Ads<'_>,
+        (revision, piece): (Revision, Piece),
+    ) -> Result<Vec<(String, i64)>> {
+        let revision = revision.0 as i32;
         let kind = kind_number(piece.kind);
         let filter = i32::from(filter.0);
         if let [ad] = ads[..] {
@@ -81,6 +111,7 @@ impl Cluster {
     /// An ad's clicks for each span that the range touches.
     pub(super) async fn series(
         &self,
+        view: &View,
         ad: &str,
         filter: FilterId,
         range: MinuteRange,
@@ -96,7 +127,7 @@ impl Cluster {
         if series.is_empty() {
             return Ok(Vec::new());
         }
-        let pieces = pieces(range, step, Totals::of(&*self.known().await?, filter));
+        let pieces = self.pieces(view, filter, range, step).await?;
         let answers = stream::iter(pieces).map(|piece| self.rows(ad, filter, piece));
         let found: Vec<Vec<(i64, i64)>> = answers.buffer_unordered(AT_ONCE).try_collect().await?;
         for (start, clicks) in found.into_iter().flatten() {
@@ -107,10 +138,10 @@ impl Cluster {
         Ok(series.into_iter().map(|(start, clicks)| (Minute::from_epoch(start), clicks)).collect())
     }
 
-    async fn rows(&self, ad: &str, filter: FilterId, piece: Piece) -> Result<Vec<(i64, i64)>> {
+    async fn rows(&self, ad: &str, filter: FilterId, (revision, piece): (Revision, Piece)) -> Result<Vec<(i64, i64)>> {
         let bucket = bucket(ad.as_bytes(), self.settings.buckets);
         let kind = kind_number(piece.kind);
-        let revision = Revision::STREAM.0 as i32;
+        let revision = revision.0 as i32;
         let key = (revision, kind, i32::from(filter.0), piece.period, bucket, ad, piece.from, piece.to);
         let answer = self.session.execute_unpaged(&self.statements.series, key).await;
         let rows = answer.map_err(|error| explain(COUNTS, &error))?.into_rows_result();
@@ -122,13 +153,18 @@ impl Cluster {
     /// Every count of the spans of a kind that begin in the range: all of each partition is read where they stand.
     pub(super) async fn each_count(
         &self,
+        view: &View,
         kind: SpanKind,
         filter: FilterId,
         range: MinuteRange,
         visit: &mut EachCount<'_>,
     ) -> Result<()> {
         let mut partitions = Vec::new();
-        by_period(kind, range.from.as_epoch(), range.to.as_epoch(), &mut partitions);
+        for (starts, revision) in view.spans(kind, filter, range) {
+            let mut pieces = Vec::new();
+            by_period(kind, starts.from.as_epoch(), starts.to.as_epoch(), &mut pieces);
+            partitions.extend(pieces.into_iter().map(|piece| (revision, piece)));
+        }
         for piece in partitions {
             let buckets = 0..self.settings.buckets as i32;
             let mut answers =
@@ -144,9 +180,14 @@ impl Cluster {
         Ok(())
     }
 
-    async fn each_of(&self, filter: FilterId, bucket: i32, piece: Piece) -> Result<Vec<(String, i64, i64)>> {
+    async fn each_of(
+        &self,
+        filter: FilterId,
+        bucket: i32,
+        (revision, piece): (Revision, Piece),
+    ) -> Result<Vec<(String, i64, i64)>> {
         let kind = kind_number(piece.kind);
-        let key = (Revision::STREAM.0 as i32, kind, i32::from(filter.0), piece.period, bucket, piece.from, piece.to);
+        let key = (revision.0 as i32, kind, i32::from(filter.0), piece.period, bucket, piece.from, piece.to);
         let pages = self.session.execute_iter(self.statements.each.clone(), key).await;
         let pages = pages.map_err(|error| explain_pages(COUNTS, &error))?;
         let rows = pages.rows_stream::<(String, i64, i64)>().map_err(|error| garbled(COUNTS, &error))?;
@@ -154,11 +195,17 @@ impl Cluster {
     }
 
     /// The stored rankings of a filter that end at these minutes.
-    pub(super) async fn rankings(&self, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<Option<Ranking>>> {
-        let mut partitions: BTreeMap<(i8, Window, i32), Vec<i64>> = BTreeMap::new();
+    pub(super) async fn rankings(
+        &self,
+        view: &View,
+        filter: FilterId,
+        which: &[(Window, Minute)],
+    ) -> Result<Vec<StoredRanking>> {
+        let mut partitions: BTreeMap<(Revision, i8, Window, i32), Vec<i64>> = BTreeMap::new();
         for (window, minute) in which {
+            let RankedBy::Revision(revision) = view.ranked_by(filter, *window, *minute) else { continue };
             let tier = tier(*window, *minute);
-            let key = (kind_number(tier), *window, period(tier, *minute));
+            let key = (revision, kind_number(tier), *window, period(tier, *minute));
             partitions.entry(key).or_default().push(minute.as_epoch());
         }
         let mut requests = Vec::new();
@@ -173,16 +220,23 @@ impl Cluster {
         for ranking in found.into_iter().flatten() {
             by_place.insert((ranking.window, ranking.minute), ranking);
         }
-        Ok(which.iter().map(|place| by_place.get(place).cloned()).collect())
+        let find = |(window, minute): &(Window, Minute)| match view.ranked_by(filter, *window, *minute) {
+            RankedBy::Nobody => StoredRanking::NotToBeHad,
+            RankedBy::Revision(_) => {
+                let found = by_place.get(&(*window, *minute)).cloned();
+                found.map_or(StoredRanking::Nothing, StoredRanking::Here)
+            }
+        };
+        Ok(which.iter().map(find).collect())
     }
 
     async fn rankings_of(
         &self,
         filter: FilterId,
-        (tier, window, period): (i8, Window, i32),
+        (revision, tier, window, period): (Revision, i8, Window, i32),
         minutes: Vec<i64>,
     ) -> Result<Vec<Ranking>> {
-        let key = (Revision::STREAM.0 as i32, tier, i32::from(filter.0), window.0 as i32, period, minutes);
+        let key = (revision.0 as i32, tier, i32::from(filter.0), window.0 as i32, period, minutes);
         let answer = self.session.execute_unpaged(&self.statements.rankings, key).await;
         let rows = answer.map_err(|error| explain(RANKINGS, &error))?.into_rows_result();
         let rows = rows.map_err(|error| garbled(RANKINGS, &error))?;
@@ -192,7 +246,7 @@ impl Cluster {
             let minute = Minute::from_epoch(minute);
             ranked::decode(packed, filter, window, minute).map_err(|error| {
                 StoreError::Broken(format!(
-                    "table rankings, filter {filter}, window {window}, minute {minute}: {error}"
+                    "table rankings, revision {revision}, filter {filter}, window {window}, minute {minute}: {error}"
                 ))
             })
         });

@@ -3,9 +3,11 @@
 //! - `counts`: clicks of an ad in a span. One partition per revision, kind of span (0 minute, 1 hour, 2 day), filter, period (a day of minutes, 32 days of hours, 512 days of days, see `keys.rs`) and bucket of ads; in it ads in
 //!   order, and each ad's spans in order, so that a range of one ad is consecutive. `start` is the span's first minute, in minutes since 1970.
 //! - `rankings`: one row for each filter, window (in minutes) and last minute, packed (`ranked.rs`).
-//! - `progress`: the first minute that is not told, by stage (0 counts, 1 rankings) and partition of the stage, and what was said with it (`progress.rs`). Its write time is that minute, so that an older one never wins.
+//! - `progress`: the first minute that is not told, by revision, stage (0 counts, 1 rankings) and partition of the stage, and what was said with it (`progress.rs`). Its write time is that minute, so that an older one never wins.
 //! - `retention`: how far the figures reach (`last_minute`) that go at a time (`gone_at`, seconds since 1970), by what they are (0 counts, 1 rankings). Its write time is that minute.
 //! - `definitions`: as JSON, each version once.
+//! - `revisions` (since version 2): what recalculations there are, with their state, the minutes that they hold (since 1970), what they are (JSON, `Recalculation`) and what they changed (JSON, `Changed`). Written by conditional writes
+//!   alone, in one partition, so that who takes the next number has seen all others.
 //! - `settings`: `version` of this schema, `buckets`, and `data_centre` where figures are written with a local level.
 //!
 //! Counts and rankings are written once, read for a while and go by their age: time-window compaction drops whole files of them.
@@ -26,23 +28,29 @@ use crate::Result;
 pub(super) const VERSION: u32 = STEPS.len() as u32;
 
 /// What leads from each version to the next, beginning with an empty keyspace. Each statement may be run again. `KEYSPACE` stands for the keyspace.
-const STEPS: [&[&str]; 1] = [&[
-    "CREATE TABLE IF NOT EXISTS KEYSPACE.counts (
+const STEPS: [&[&str]; 2] = [
+    &[
+        "CREATE TABLE IF NOT EXISTS KEYSPACE.counts (
         revision int, kind tinyint, filter int, period int, bucket int, ad text, start bigint, clicks bigint,
         PRIMARY KEY ((revision, kind, filter, period, bucket), ad, start)
     ) WITH compaction = {'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'DAYS', 'compaction_window_size': '10'} AND gc_grace_seconds = 86400",
-    "CREATE TABLE IF NOT EXISTS KEYSPACE.rankings (
+        "CREATE TABLE IF NOT EXISTS KEYSPACE.rankings (
         revision int, kind tinyint, filter int, window_minutes int, period int, minute bigint, ranking blob,
         PRIMARY KEY ((revision, kind, filter, window_minutes, period), minute)
     ) WITH compaction = {'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'DAYS', 'compaction_window_size': '10'} AND gc_grace_seconds = 86400",
-    "CREATE TABLE IF NOT EXISTS KEYSPACE.progress (
+        "CREATE TABLE IF NOT EXISTS KEYSPACE.progress (
         revision int, stage tinyint, partition int, until bigint, told blob,
         PRIMARY KEY (revision, stage, partition)
     )",
-    "CREATE TABLE IF NOT EXISTS KEYSPACE.retention (what tinyint, gone_at bigint, last_minute bigint, PRIMARY KEY (what, gone_at))",
-    "CREATE TABLE IF NOT EXISTS KEYSPACE.definitions (pipeline int, version int, json text, PRIMARY KEY (pipeline, version))",
-    SETTINGS,
-]];
+        "CREATE TABLE IF NOT EXISTS KEYSPACE.retention (what tinyint, gone_at bigint, last_minute bigint, PRIMARY KEY (what, gone_at))",
+        "CREATE TABLE IF NOT EXISTS KEYSPACE.definitions (pipeline int, version int, json text, PRIMARY KEY (pipeline, version))",
+        SETTINGS,
+    ],
+    &["CREATE TABLE IF NOT EXISTS KEYSPACE.revisions (
+        pipeline int, revision int, state text, from_minute bigint, until_minute bigint, what text, changed text,
+        PRIMARY KEY (pipeline, revision)
+    )"],
+];
 
 /// Says which schema this is; so it is read before anything else is known, and never changes.
 const SETTINGS: &str = "CREATE TABLE IF NOT EXISTS KEYSPACE.settings (name text PRIMARY KEY, value text)";

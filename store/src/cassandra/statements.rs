@@ -2,10 +2,12 @@
 
 use scylla::client::session::Session;
 use scylla::statement::prepared::PreparedStatement;
+use scylla::statement::{Consistency, SerialConsistency};
 
 use super::connect::Profiles;
 use super::error::explain;
 use super::options::Options;
+use super::schema::serial;
 use crate::Result;
 
 /// Every statement, prepared once. Each may be sent again: what it writes is absolute.
@@ -24,6 +26,11 @@ pub(super) struct Statements {
     pub(super) progress: PreparedStatement,
     pub(super) insert_definition: PreparedStatement,
     pub(super) definitions: PreparedStatement,
+    pub(super) revisions: PreparedStatement,
+    /// The same, after whatever was under way.
+    pub(super) revisions_decided: PreparedStatement,
+    pub(super) insert_revision: PreparedStatement,
+    pub(super) switch_revision: PreparedStatement,
 }
 
 /// The key of the one pipeline that a keyspace holds.
@@ -52,7 +59,27 @@ impl Statements {
         };
         const OF_COUNTS: &str =
             "FROM KEYSPACE.counts WHERE revision = ? AND kind = ? AND filter = ? AND period = ? AND bucket = ?";
+        let revisions =
+            statement(Does::Read, "SELECT revision, state, what, changed FROM KEYSPACE.revisions WHERE pipeline = ?")
+                .await?;
+        let mut revisions_decided = revisions.clone();
+        revisions_decided.set_consistency(match serial(options.write) {
+            SerialConsistency::Serial => Consistency::Serial,
+            SerialConsistency::LocalSerial => Consistency::LocalSerial,
+        });
         Ok(Self {
+            revisions,
+            revisions_decided,
+            insert_revision: statement(
+                Does::Write,
+                "INSERT INTO KEYSPACE.revisions (pipeline, revision, state, from_minute, until_minute, what) VALUES (?, ?, ?, ?, ?, ?) IF NOT EXISTS",
+            )
+            .await?,
+            switch_revision: statement(
+                Does::Write,
+                "UPDATE KEYSPACE.revisions SET state = ?, changed = ? WHERE pipeline = ? AND revision = ? IF state = ?",
+            )
+            .await?,
             insert_count: statement(
                 Does::Write,
                 "INSERT INTO KEYSPACE.counts (revision, kind, filter, period, bucket, ad, start, clicks) VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TTL ?",

@@ -4,7 +4,7 @@ use clickmill_model::{Columns, FilterId, Minute, Partition, Revision, Span, Span
 
 use super::told::Told;
 use super::{Store, minute, range};
-use crate::{ClosedWrite, MinuteRange};
+use crate::{ClosedWrite, MinuteRange, View};
 
 const ALL: FilterId = FilterId::ALL;
 const USA: FilterId = FilterId(1);
@@ -104,8 +104,8 @@ pub fn a_range_without_a_minute_has_no_clicks(store: &Store) {
         [("202106010010", "202106010010"), ("202106010030", "202106010010"), ("202106020000", "202106010000")]
     {
         let range = range(from, to);
-        assert_eq!(store.counts(&["every"], ALL, range).ok(), Some(vec![0]), "{from} {to}");
-        assert_eq!(store.series("every", ALL, range, SpanKind::Hour).ok(), Some(vec![]), "{from} {to}");
+        assert_eq!(store.counts(&View::STREAM, &["every"], ALL, range).ok(), Some(vec![0]), "{from} {to}");
+        assert_eq!(store.series(&View::STREAM, "every", ALL, range, SpanKind::Hour).ok(), Some(vec![]), "{from} {to}");
         store.check_top(ALL, range, 3, &[]);
     }
 }
@@ -123,10 +123,13 @@ pub fn an_ad_never_seen_has_no_clicks(store: &Store) {
         (vec!["b", "a", "c"], vec![0, 3, 0]),
         (vec!["a", "b", "a"], vec![3, 0, 3]),
     ] {
-        assert_eq!(store.counts(&ads, ALL, all).ok(), Some(expected), "{ads:?}");
+        assert_eq!(store.counts(&View::STREAM, &ads, ALL, all).ok(), Some(expected), "{ads:?}");
     }
     let day = MinuteRange { from: at.plus(-600), to: at.plus(600) };
-    assert_eq!(store.series("b", ALL, day, SpanKind::Day).ok(), Some(vec![(minute("202105310000"), 0), (at, 0)]));
+    assert_eq!(
+        store.series(&View::STREAM, "b", ALL, day, SpanKind::Day).ok(),
+        Some(vec![(minute("202105310000"), 0), (at, 0)])
+    );
 }
 
 /// As one that nobody's clicks matched.
@@ -138,7 +141,7 @@ pub fn an_unknown_filter_has_no_clicks(store: &Store) {
     told.close(&**store, at, at.next());
     let all = MinuteRange { from: at, to: at.next() };
     for filter in [USA, FilterId(2), FilterId(u16::MAX)] {
-        assert_eq!(store.counts(&["a"], filter, all).ok(), Some(vec![0]));
+        assert_eq!(store.counts(&View::STREAM, &["a"], filter, all).ok(), Some(vec![0]));
         store.check_top(filter, all, 3, &[]);
     }
 }
@@ -191,7 +194,7 @@ pub fn big_counts_are_exact(store: &Store) {
     told.close(&**store, at, at.plus(120));
     let all = MinuteRange { from: at, to: at.plus(120) };
     assert_eq!(
-        store.counts(&["hot", "cold", "hottest"], ALL, all).ok(),
+        store.counts(&View::STREAM, &["hot", "cold", "hottest"], ALL, all).ok(),
         Some(vec![u64::from(u32::MAX) * 120_000 + 7140, 120, u64::MAX >> 2])
     );
     told.check_top(&**store, ALL, all, 2);
@@ -223,8 +226,8 @@ pub fn the_parts_of_a_span_are_put_together(store: &Store) {
     };
     assert_eq!(store.write_closed(&write).ok(), Some(()));
     let all = MinuteRange { from: at, to: at.next() };
-    assert_eq!(store.counts(&["a", "b", "c", "z"], ALL, all).ok(), Some(vec![9, 1, 7, 5]));
-    assert_eq!(store.counts(&["a", "b", "c", "z"], USA, all).ok(), Some(vec![1, 0, 0, 2]));
+    assert_eq!(store.counts(&View::STREAM, &["a", "b", "c", "z"], ALL, all).ok(), Some(vec![9, 1, 7, 5]));
+    assert_eq!(store.counts(&View::STREAM, &["a", "b", "c", "z"], USA, all).ok(), Some(vec![1, 0, 0, 2]));
 }
 
 /// When the last of it is old, whatever part it came in.
@@ -243,9 +246,9 @@ pub fn a_span_goes_as_a_whole(store: &Store) {
     assert_eq!(store.write_closed(&write).ok(), Some(()));
     let all = MinuteRange { from: at, to: at.next() };
     assert_eq!(store.expire(late, late).ok(), Some(0));
-    assert_eq!(store.counts(&["a", "b", "c"], ALL, all).ok(), Some(vec![1; 3]));
+    assert_eq!(store.counts(&View::STREAM, &["a", "b", "c"], ALL, all).ok(), Some(vec![1; 3]));
     assert_eq!(store.expire(late.after(std::time::Duration::from_secs(1)), late).ok(), Some(1));
-    assert_eq!(store.counts(&["a", "b", "c"], ALL, all).ok(), Some(vec![0; 3]));
+    assert_eq!(store.counts(&View::STREAM, &["a", "b", "c"], ALL, all).ok(), Some(vec![0; 3]));
 }
 
 /// Hours and days whose last minute a filter is not published in have no totals of it; those before and after have.
@@ -271,7 +274,7 @@ pub fn a_filter_counts_in_the_hours_in_which_it_began_and_ended(store: &Store) {
             }
         }
     }
-    let days = store.series("a", USA, MinuteRange { from, to: until }, SpanKind::Day).ok();
+    let days = store.series(&View::STREAM, "a", USA, MinuteRange { from, to: until }, SpanKind::Day).ok();
     let of_day = |day: &str| {
         let from = minute(day);
         (from, told.count("a", USA, MinuteRange { from, to: from.plus(1440) }))
@@ -295,7 +298,7 @@ pub fn many_ads_in_one_minute_are_told_apart(store: &Store) {
     let all = MinuteRange { from: at, to: at.plus(2) };
     told.check_counts(&**store, ALL, all);
     for ad in ["ad0", "ad4095", "ad4096", "ad8191", "ad8192", "ad11999", "ad12000", "ad23994"] {
-        assert_eq!(store.counts(&[ad], ALL, all).ok(), Some(vec![told.count(ad, ALL, all)]), "{ad}");
+        assert_eq!(store.counts(&View::STREAM, &[ad], ALL, all).ok(), Some(vec![told.count(ad, ALL, all)]), "{ad}");
     }
     told.check_top(&**store, ALL, all, 500);
 }
@@ -319,7 +322,11 @@ pub fn a_series_has_a_figure_for_each_span_that_the_range_touches(store: &Store)
                 expected.push((at.start, told.count("every", ALL, inside)));
                 at = Span { kind: step, start: at.end() };
             }
-            assert_eq!(store.series("every", ALL, range, step).ok(), Some(expected), "{from} {to} {step:?}");
+            assert_eq!(
+                store.series(&View::STREAM, "every", ALL, range, step).ok(),
+                Some(expected),
+                "{from} {to} {step:?}"
+            );
         }
     }
 }

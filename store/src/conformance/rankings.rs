@@ -4,7 +4,8 @@ use clickmill_model::records::Ranking;
 use clickmill_model::{Columns, FilterId, Minute, Partition, Revision, Span, Window};
 
 use super::{Store, minute};
-use crate::{ClosedWrite, MinuteRange, RankedWrite};
+use crate::StoredRanking::{Here, Nothing};
+use crate::{ClosedWrite, MinuteRange, RankedWrite, View};
 
 fn ranking(filter: u16, window: u32, minute: Minute, ads: &[(&str, u64)]) -> Ranking {
     let ads = ads.iter().map(|(ad, count)| ((*ad).to_owned(), *count)).collect();
@@ -30,17 +31,17 @@ pub fn rankings_are_kept_as_they_were_told(store: &Store) {
     ];
     write(store, &told, at.plus(1441));
     for expected in &told {
-        let found = store.rankings(expected.filter, &[(expected.window, expected.minute)]);
-        assert_eq!(found.ok(), Some(vec![Some(expected.clone())]));
+        let found = store.rankings(&View::STREAM, expected.filter, &[(expected.window, expected.minute)]);
+        assert_eq!(found.ok(), Some(vec![Here(expected.clone())]));
     }
     let [first, five, _, second, _] = &told;
     let which =
         [(Window(1), at.next()), (Window(60), at), (Window(5), at), (Window(1), at.previous()), (Window(1), at)];
     assert_eq!(
-        store.rankings(FilterId(0), &which).ok(),
-        Some(vec![Some(second.clone()), None, Some(five.clone()), None, Some(first.clone())])
+        store.rankings(&View::STREAM, FilterId(0), &which).ok(),
+        Some(vec![Here(second.clone()), Nothing, Here(five.clone()), Nothing, Here(first.clone())])
     );
-    assert_eq!(store.rankings(FilterId(7), &which).ok(), Some(vec![None; 5]));
+    assert_eq!(store.rankings(&View::STREAM, FilterId(7), &which).ok(), Some(vec![Nothing; 5]));
 }
 
 /// The two go their own ways.
@@ -64,10 +65,10 @@ pub fn rankings_may_come_before_counts_and_after(store: &Store) {
     };
     assert_eq!(store.write_closed(&counts).ok(), Some(()));
     write(store, &told, at.plus(2));
-    let found = store.rankings(FilterId(0), &[(Window(1), at), (Window(1), at.next())]);
-    assert_eq!(found.ok(), Some(told.map(Some).to_vec()));
+    let found = store.rankings(&View::STREAM, FilterId(0), &[(Window(1), at), (Window(1), at.next())]);
+    assert_eq!(found.ok(), Some(told.map(Here).to_vec()));
     let all = MinuteRange { from: at, to: at.next() };
-    assert_eq!(store.counts(&["a", "b", "c", "new"], FilterId(0), all).ok(), Some(vec![3, 9, 1, 0]));
+    assert_eq!(store.counts(&View::STREAM, &["a", "b", "c", "new"], FilterId(0), all).ok(), Some(vec![3, 9, 1, 0]));
 }
 
 /// Its ads need not have been counted here, and lead to no counts.
@@ -76,8 +77,8 @@ pub fn a_ranking_names_more_ads_than_counts_do(store: &Store) {
     let ads: Vec<(String, u64)> = (0..9000_u64).map(|i| (format!("only ranked {i}"), 9000 - i)).collect();
     let told = Ranking { ads, ..ranking(0, 60, at, &[]) };
     write(store, std::slice::from_ref(&told), at.next());
-    assert_eq!(store.rankings(FilterId(0), &[(Window(60), at)]).ok(), Some(vec![Some(told)]));
+    assert_eq!(store.rankings(&View::STREAM, FilterId(0), &[(Window(60), at)]).ok(), Some(vec![Here(told)]));
     let all = MinuteRange { from: at, to: at.next() };
-    assert_eq!(store.counts(&["only ranked 1"], FilterId(0), all).ok(), Some(vec![0]));
+    assert_eq!(store.counts(&View::STREAM, &["only ranked 1"], FilterId(0), all).ok(), Some(vec![0]));
     store.check_top(FilterId(0), all, 3, &[]);
 }

@@ -6,7 +6,7 @@ use clickmill_model::partition::of_key;
 use clickmill_model::records::FilterSpan;
 use clickmill_model::{Columns, FilterId, Minute, Partition, Revision, Span, SpanKind, Timestamp};
 
-use crate::{AggregateStore, ClosedWrite, MinuteRange, TopAds};
+use crate::{AggregateStore, ClosedWrite, MinuteRange, TopAds, View};
 
 /// Clicks by minute, ad and filter.
 #[derive(Debug, Clone)]
@@ -124,10 +124,15 @@ impl Told {
 
     /// Demands the same counts of the store, for every ad at once.
     pub fn check_counts(&self, store: &dyn AggregateStore, filter: FilterId, range: MinuteRange) {
+        self.check_counts_seen(store, &View::STREAM, filter, range);
+    }
+
+    /// The same, as a view shows them.
+    pub fn check_counts_seen(&self, store: &dyn AggregateStore, view: &View, filter: FilterId, range: MinuteRange) {
         let ads: Vec<&str> = self.ads().into_iter().chain(["never clicked"]).collect();
         let sums = self.sums(filter, range);
         let expected: Vec<u64> = ads.iter().map(|ad| sums.get(ad).copied().unwrap_or(0)).collect();
-        let found = store.counts(&ads, filter, range).expect("the store reads counts");
+        let found = store.counts(view, &ads, filter, range).expect("the store reads counts");
         assert_eq!(found, expected, "{ads:?}, filter {filter}, {} to {}", range.from, range.to);
     }
 
@@ -155,13 +160,13 @@ impl Told {
                 assert_eq!(found.insert((start, ad.to_vec()), clicks), None, "an ad comes once for each span");
             }
         };
-        store.each_count(kind, filter, range, &mut take).expect("the store hands out counts");
+        store.each_count(&View::STREAM, kind, filter, range, &mut take).expect("the store hands out counts");
         assert_eq!(found, expected, "{kind:?}, filter {filter}, {} to {}", range.from, range.to);
     }
 
     /// Demands the same most clicked ads of the store, where it can merge the range.
     pub fn check_top(&self, store: &dyn AggregateStore, filter: FilterId, range: MinuteRange, n: usize) {
-        if let Some(found) = store.top(filter, range, n).expect("the store merges counts") {
+        if let Some(found) = store.top(&View::STREAM, filter, range, n).expect("the store merges counts") {
             assert_eq!(found, self.top(filter, range, n), "top {n}, filter {filter}, {} to {}", range.from, range.to);
         }
     }

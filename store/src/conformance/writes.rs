@@ -10,7 +10,7 @@ use clickmill_model::{Columns, Definition, FilterId, Minute, Partition, Revision
 
 use super::told::Told;
 use super::{Store, minute, range};
-use crate::{ClosedWrite, MinuteRange, RankedWrite, StoreError, StoreProgress};
+use crate::{ClosedWrite, MinuteRange, RankedWrite, StoreError, StoreProgress, StoredRanking, View};
 
 const ALL: FilterId = FilterId::ALL;
 const USA: FilterId = FilterId(1);
@@ -58,13 +58,17 @@ pub fn an_empty_store_answers_with_nothing(store: &Store) {
     let day = range("202101010000", "202101020000");
     assert_eq!(store.progress().unwrap_or_else(fail), StoreProgress::default());
     assert_eq!(store.definitions().unwrap_or_else(fail), []);
-    assert_eq!(store.counts(&["ad001", "ad002"], ALL, day).unwrap_or_else(fail), [0, 0]);
-    assert_eq!(store.counts(&[], ALL, day).unwrap_or_else(fail), [0; 0]);
-    assert_eq!(store.rankings(ALL, &[(Window(5), day.from)]).unwrap_or_else(fail), [None]);
+    assert_eq!(store.counts(&View::STREAM, &["ad001", "ad002"], ALL, day).unwrap_or_else(fail), [0, 0]);
+    assert_eq!(store.counts(&View::STREAM, &[], ALL, day).unwrap_or_else(fail), [0; 0]);
+    assert_eq!(
+        store.rankings(&View::STREAM, ALL, &[(Window(5), day.from)]).unwrap_or_else(fail),
+        [StoredRanking::Nothing]
+    );
     store.check_top(ALL, day, 3, &[]);
     assert_eq!(store.expire(Timestamp::from_secs(0), Timestamp::from_secs(0)).unwrap_or_else(fail), 0);
-    let series =
-        store.series("ad001", ALL, range("202101010000", "202101010002"), SpanKind::Minute).unwrap_or_else(fail);
+    let series = store
+        .series(&View::STREAM, "ad001", ALL, range("202101010000", "202101010002"), SpanKind::Minute)
+        .unwrap_or_else(fail);
     assert_eq!(series, [(minute("202101010000"), 0), (minute("202101010001"), 0)]);
 }
 
@@ -88,8 +92,11 @@ pub fn the_same_write_again_changes_nothing(store: &Store) {
     write.rankings.push((ranking(ALL, Window(5), from, &[("ad001", 3), ("b", 2)]), None));
     for _ in 0..3 {
         store.write_ranked(&write).unwrap_or_else(fail);
-        let found = store.rankings(ALL, &[(Window(5), from)]).unwrap_or_else(fail);
-        assert_eq!(found, [write.rankings.first().map(|(ranking, _)| ranking.clone())]);
+        let found = store.rankings(&View::STREAM, ALL, &[(Window(5), from)]).unwrap_or_else(fail);
+        assert_eq!(
+            found.into_iter().map(StoredRanking::here).collect::<Vec<_>>(),
+            [write.rankings.first().map(|(ranking, _)| ranking.clone())]
+        );
     }
 }
 
@@ -170,12 +177,16 @@ pub fn a_reader_never_sees_progress_without_the_figures(store: &Store) {
                     let expected: Vec<u64> =
                         (0..ADS.len()).map(|ad| (0..until.minus(begin)).map(|m| count(m, ad)).sum()).collect();
                     let told = MinuteRange { from: begin, to: until };
-                    assert_eq!(store.counts(&ADS, ALL, told).unwrap_or_else(fail), expected, "until {until}");
+                    assert_eq!(
+                        store.counts(&View::STREAM, &ADS, ALL, told).unwrap_or_else(fail),
+                        expected,
+                        "until {until}"
+                    );
                     let ranked: Vec<_> = (0..progress.rankings_until(1).unwrap_or(begin).minus(begin))
                         .map(|m| (Window(1), begin.plus(m)))
                         .collect();
-                    let rankings = store.rankings(ALL, &ranked).unwrap_or_else(fail);
-                    assert_eq!(rankings.iter().filter(|r| r.is_none()).count(), 0, "of {} rankings", ranked.len());
+                    let rankings = store.rankings(&View::STREAM, ALL, &ranked).unwrap_or_else(fail);
+                    assert_eq!(rankings.iter().filter(|r| !r.is_here()).count(), 0, "of {} rankings", ranked.len());
                     seen += u32::from(until > begin);
                     if last_look {
                         assert_eq!(until, begin.plus(minutes));
@@ -215,7 +226,7 @@ pub fn a_write_that_is_refused_leaves_nothing_behind(store: &Store) {
     twice.counts.push((counts_of(at.next(), &[("a", 5)]), None));
     assert!(matches!(store.write_closed(&twice), Err(StoreError::Broken(_))));
     let all = MinuteRange { from: at.plus(-9), to: at.plus(2) };
-    assert_eq!(store.counts(&["a", "new"], ALL, all).unwrap_or_else(fail), [1, 0]);
+    assert_eq!(store.counts(&View::STREAM, &["a", "new"], ALL, all).unwrap_or_else(fail), [1, 0]);
     assert_eq!(store.progress().unwrap_or_else(fail).counts_until(1), Some(at.next()));
     // An ad that was new in it gets its counts all the same.
     let next = ClosedWrite {
@@ -223,7 +234,7 @@ pub fn a_write_that_is_refused_leaves_nothing_behind(store: &Store) {
         ..closed(0, at.plus(2))
     };
     store.write_closed(&next).unwrap_or_else(fail);
-    assert_eq!(store.counts(&["a", "new", "newer"], ALL, all).unwrap_or_else(fail), [1, 4, 6]);
+    assert_eq!(store.counts(&View::STREAM, &["a", "new", "newer"], ALL, all).unwrap_or_else(fail), [1, 4, 6]);
 }
 
 /// Partitions are fixed when the topics are made, and an ad's is known by its id: counts of another one would be counted twice, or take the place of the right ones.
@@ -245,7 +256,7 @@ pub fn an_ad_belongs_to_one_partition(store: &Store) {
     assert!(matches!(write(1, &[(c, 5), (a, 1)]), Err(StoreError::Broken(why)) if why.contains(a)));
     write(1, &[(c, 3)]).unwrap_or_else(fail);
     let all = MinuteRange { from: at, to: at.next() };
-    assert_eq!(store.counts(&[a, b, c], ALL, all).unwrap_or_else(fail), [1, 2, 3]);
+    assert_eq!(store.counts(&View::STREAM, &[a, b, c], ALL, all).unwrap_or_else(fail), [1, 2, 3]);
     assert_eq!(store.progress().unwrap_or_else(fail).counts_until(2), Some(at.next()));
 }
 
@@ -308,13 +319,13 @@ pub fn another_revision_changes_no_figure(store: &Store) {
     };
     other_figures(store);
     assert_eq!(store.progress().unwrap_or_else(fail), StoreProgress::default());
-    assert_eq!(store.rankings(ALL, &[(Window(1), from)]).unwrap_or_else(fail), [None]);
-    assert_eq!(store.counts(&["ad001", "only there"], ALL, all).unwrap_or_else(fail), [0, 0]);
+    assert_eq!(store.rankings(&View::STREAM, ALL, &[(Window(1), from)]).unwrap_or_else(fail), [StoredRanking::Nothing]);
+    assert_eq!(store.counts(&View::STREAM, &["ad001", "only there"], ALL, all).unwrap_or_else(fail), [0, 0]);
     told.close(&**store, from, until);
     other_figures(store);
     told.check_counts(&**store, ALL, all);
     told.check_top(&**store, ALL, all, 10);
-    assert_eq!(store.counts(&["only there"], ALL, all).unwrap_or_else(fail), [0]);
+    assert_eq!(store.counts(&View::STREAM, &["only there"], ALL, all).unwrap_or_else(fail), [0]);
     assert_eq!(store.progress().unwrap_or_else(fail).counts_until(2), Some(until));
     assert_eq!(store.progress().unwrap_or_else(fail).filters, []);
 }
@@ -353,14 +364,15 @@ pub fn old_figures_go_by_their_arrival(store: &Store) {
         told.check_top(&**store, filter, kept, 5);
     }
     let gone = MinuteRange { from, to: cut };
-    assert_eq!(store.counts(&["ad001", "ad002"], ALL, gone).unwrap_or_else(fail), [0, 0]);
+    assert_eq!(store.counts(&View::STREAM, &["ad001", "ad002"], ALL, gone).unwrap_or_else(fail), [0, 0]);
     assert_eq!(store.expire(counts_before, never).unwrap_or_else(fail), 0);
 
     assert_eq!(store.expire(never, counts_before).unwrap_or_else(fail), 100);
     let progress = store.progress().unwrap_or_else(fail);
     assert_eq!((progress.counts_from, progress.rankings_from), (Some(cut), Some(cut)));
-    let found = store.rankings(ALL, &[(Window(1), cut.previous()), (Window(1), cut)]).unwrap_or_else(fail);
-    assert_eq!(found.iter().map(Option::is_some).collect::<Vec<_>>(), [false, true]);
+    let found =
+        store.rankings(&View::STREAM, ALL, &[(Window(1), cut.previous()), (Window(1), cut)]).unwrap_or_else(fail);
+    assert_eq!(found.iter().map(StoredRanking::is_here).collect::<Vec<_>>(), [false, true]);
     assert_eq!(progress.counts_until(2), Some(until), "retention does not touch progress");
 }
 

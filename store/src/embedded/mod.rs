@@ -15,14 +15,14 @@ mod fault;
 mod pool;
 mod ranked;
 mod read;
+mod revisions;
 mod schema;
 mod write;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clickmill_model::records::Ranking;
-use clickmill_model::{Definition, FilterId, Minute, SpanKind, Timestamp, Window};
+use clickmill_model::{Definition, FilterId, Minute, Revision, SpanKind, Timestamp, Window};
 use parking_lot::Mutex;
 use rusqlite::Connection;
 
@@ -30,7 +30,8 @@ use self::ads::Dictionary;
 use self::fault::Fault;
 use self::pool::{Pool, Snapshot};
 use crate::{
-    AggregateStore, ClosedWrite, EachCount, MinuteRange, RankedWrite, Result, StoreError, StoreProgress, TopAds,
+    AggregateStore, Began, ClosedWrite, EachCount, MinuteRange, RankedWrite, Recalculation, Result, RevisionRow,
+    RevisionState, StoreError, StoreProgress, StoredRanking, Switch, TopAds, View,
 };
 
 /// The store's file in its folder.
@@ -151,39 +152,65 @@ impl AggregateStore for EmbeddedStore {
         Ok(self.read("reading definitions", |conn| read::definitions(conn))?.unwrap_or_default())
     }
 
-    fn progress(&self) -> Result<StoreProgress> {
-        Ok(self.read("reading the progress", |conn| read::progress(conn))?.unwrap_or_default())
+    fn progress_of(&self, revision: Revision) -> Result<StoreProgress> {
+        Ok(self.read("reading the progress", |conn| read::progress(conn, revision))?.unwrap_or_default())
     }
 
-    fn counts(&self, ads: &[&str], filter: FilterId, range: MinuteRange) -> Result<Vec<u64>> {
-        let read = self.read("reading counts", |conn| read::counts(conn, &self.dictionary, ads, filter, range))?;
+    fn revisions(&self) -> Result<Vec<RevisionRow>> {
+        Ok(self.read("reading the revisions", |conn| revisions::all(conn))?.unwrap_or_default())
+    }
+
+    fn begin_revision(&self, new: &Recalculation) -> Result<Began> {
+        self.write("beginning a revision", |conn| revisions::begin(conn, new))
+    }
+
+    fn switch_revision(&self, revision: Revision, switch: Switch) -> Result<Option<RevisionState>> {
+        self.write("switching a revision", |conn| revisions::switch(conn, revision, switch))
+    }
+
+    fn counts(&self, view: &View, ads: &[&str], filter: FilterId, range: MinuteRange) -> Result<Vec<u64>> {
+        let of = (view, filter);
+        let read = self.read("reading counts", |conn| read::counts(conn, &self.dictionary, ads, of, range))?;
         Ok(read.unwrap_or_else(|| vec![0; ads.len()]))
     }
 
-    fn series(&self, ad: &str, filter: FilterId, range: MinuteRange, step: SpanKind) -> Result<Vec<(Minute, u64)>> {
+    fn series(
+        &self,
+        view: &View,
+        ad: &str,
+        filter: FilterId,
+        range: MinuteRange,
+        step: SpanKind,
+    ) -> Result<Vec<(Minute, u64)>> {
         let mut series = read::empty_series(range, step);
-        self.read("reading counts", |conn| read::series(conn, &self.dictionary, ad, filter, range, step, &mut series))?;
+        let of = (view, filter);
+        self.read("reading counts", |conn| read::series(conn, &self.dictionary, ad, of, range, step, &mut series))?;
         Ok(series)
     }
 
     fn each_count(
         &self,
+        view: &View,
         kind: SpanKind,
         filter: FilterId,
         range: MinuteRange,
         visit: &mut EachCount<'_>,
     ) -> Result<()> {
-        self.read("reading counts", |conn| read::each_count(conn, &self.dictionary, (kind, filter), range, visit))?;
+        self.read("reading counts", |conn| {
+            read::each_count(conn, &self.dictionary, (view, kind, filter), range, visit)
+        })?;
         Ok(())
     }
 
-    fn rankings(&self, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<Option<Ranking>>> {
-        let read = self.read("reading rankings", |conn| ranked::rankings(conn, &self.dictionary, filter, which))?;
-        Ok(read.unwrap_or_else(|| vec![None; which.len()]))
+    fn rankings(&self, view: &View, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<StoredRanking>> {
+        let read =
+            self.read("reading rankings", |conn| ranked::rankings(conn, &self.dictionary, view, filter, which))?;
+        Ok(read.unwrap_or_else(|| vec![StoredRanking::Nothing; which.len()]))
     }
 
-    fn top(&self, filter: FilterId, range: MinuteRange, n: usize) -> Result<Option<TopAds>> {
-        let read = self.read("merging counts", |conn| read::top(conn, &self.dictionary, filter, range, n))?;
+    fn top(&self, view: &View, filter: FilterId, range: MinuteRange, n: usize) -> Result<Option<TopAds>> {
+        let of = (view, filter);
+        let read = self.read("merging counts", |conn| read::top(conn, &self.dictionary, of, range, n))?;
         Ok(read.unwrap_or(Some(Vec::new())))
     }
 

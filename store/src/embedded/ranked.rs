@@ -5,14 +5,14 @@
 
 use clickmill_model::codec::{CodecError, Reader, Writer};
 use clickmill_model::records::Ranking;
-use clickmill_model::{FilterId, Minute, Revision, Timestamp, Window};
+use clickmill_model::{FilterId, Minute, Timestamp, Window};
 use rusqlite::{Connection, OptionalExtension, params};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::ads::{Dictionary, Numbers, Space};
 use super::fault::{Fault, Result};
 use super::write::{Stage, raise_progress};
-use crate::RankedWrite;
+use crate::{RankedBy, RankedWrite, StoredRanking, View};
 
 const VERSION: u8 = 1;
 const WHAT: &str = "a packed ranking";
@@ -48,24 +48,29 @@ pub(super) fn write_ranked(conn: &Connection, dictionary: &Dictionary, write: &R
 pub(super) fn rankings(
     conn: &Connection,
     dictionary: &Dictionary,
+    view: &View,
     filter: FilterId,
     which: &[(Window, Minute)],
-) -> Result<Vec<Option<Ranking>>> {
+) -> Result<Vec<StoredRanking>> {
     dictionary.catch_up(conn)?;
     let mut select = conn.prepare_cached(
         "SELECT block FROM rankings WHERE revision = ?1 AND filter = ?2 AND window = ?3 AND minute = ?4",
     )?;
     let mut found = Vec::with_capacity(which.len());
     for (window, minute) in which {
-        let key = (Revision::STREAM.0, filter.0, window.0, minute.as_epoch());
+        let RankedBy::Revision(revision) = view.ranked_by(filter, *window, *minute) else {
+            found.push(StoredRanking::NotToBeHad);
+            continue;
+        };
+        let key = (revision.0, filter.0, window.0, minute.as_epoch());
         let block: Option<Vec<u8>> = select.query_row(key, |row| row.get(0)).optional()?;
         let Some(block) = block else {
-            found.push(None);
+            found.push(StoredRanking::Nothing);
             continue;
         };
         let damaged = |why: String| {
             Fault::Broken(format!(
-                "table rankings, revision 0, filter {filter}, window {window}, minute {minute}: {why}"
+                "table rankings, revision {revision}, filter {filter}, window {window}, minute {minute}: {why}"
             ))
         };
         let (flags, ads) = decode(&block).map_err(|error| damaged(error.to_string()))?;
@@ -78,7 +83,7 @@ pub(super) fn rankings(
         });
         let ads = named.collect::<Result<_>>()?;
         let (whole, complete) = (flags & WHOLE != 0, flags & COMPLETE != 0);
-        found.push(Some(Ranking { filter, window: *window, minute: *minute, whole, complete, ads }));
+        found.push(StoredRanking::Here(Ranking { filter, window: *window, minute: *minute, whole, complete, ads }));
     }
     Ok(found)
 }

@@ -13,7 +13,7 @@ use super::block::{BUCKET, Block, split};
 use super::expire::Kept;
 use super::fault::{Fault, Result};
 use super::write::{Stage, kind_number};
-use crate::{EachCount, MinuteRange, StoreProgress, TopAds};
+use crate::{EachCount, MinuteRange, StoreProgress, TopAds, View};
 
 /// The longest range that [`top`] merges: a year and a day.
 const MOST_MINUTES: i64 = 367 * 1440;
@@ -28,13 +28,28 @@ struct Bucket {
     bucket: u32,
 }
 
-/// Every block of a bucket that the range is made of, each minute once: days where they lie in the range and are there, hours in what is left, minutes in what is left then.
-///
-/// The hour that runs has no block of its own yet, and an hour in which no ad of the bucket was clicked never gets one: both are passed over in one step.
+/// Every block of a bucket that the range is made of, as a view shows it.
 fn scan(
     conn: &Connection,
     of: Bucket,
-    filter: FilterId,
+    (view, filter): (&View, FilterId),
+    range: MinuteRange,
+    longest: SpanKind,
+    mut visit: impl FnMut(Minute, Block<'_>) -> Result<(), String>,
+) -> Result<()> {
+    for (piece, revision) in view.pieces(filter, range) {
+        scan_piece(conn, of, (revision, filter), piece, longest, &mut visit)?;
+    }
+    Ok(())
+}
+
+/// Every block of a bucket that a range of one revision is made of, each minute once: days where they lie in the range and are there, hours in what is left, minutes in what is left then.
+///
+/// The hour that runs has no block of its own yet, and an hour in which no ad of the bucket was clicked never gets one: both are passed over in one step.
+fn scan_piece(
+    conn: &Connection,
+    of: Bucket,
+    (revision, filter): (Revision, FilterId),
     range: MinuteRange,
     longest: SpanKind,
     mut visit: impl FnMut(Minute, Block<'_>) -> Result<(), String>,
@@ -55,11 +70,11 @@ fn scan(
             let (first, end) = ((from + length - 1).div_euclid(length) * length, to.div_euclid(length) * length);
             let mut at = from;
             if first < end {
-                let key = (Revision::STREAM.0, kind_number(kind), filter.0, of.space.0, of.bucket, first, end);
+                let key = (revision.0, kind_number(kind), filter.0, of.space.0, of.bucket, first, end);
                 let mut rows = select.query(key)?;
                 while let Some(row) = rows.next()? {
                     let start: i64 = row.get(0)?;
-                    let damaged = |why: String| damaged(kind, filter, of, start, &why);
+                    let damaged = |why: String| damaged((revision, kind, filter), of, start, &why);
                     let bytes = row.get_ref(1)?.as_blob().map_err(|error| damaged(error.to_string()))?;
                     Block::read(bytes).and_then(|block| visit(Minute::from_epoch(start), block)).map_err(damaged)?;
                     if at < start {
@@ -92,7 +107,7 @@ pub(super) fn counts(
     conn: &Connection,
     dictionary: &Dictionary,
     ads: &[&str],
-    filter: FilterId,
+    of: (&View, FilterId),
     range: MinuteRange,
 ) -> Result<Vec<u64>> {
     dictionary.catch_up(conn)?;
@@ -108,7 +123,7 @@ pub(super) fn counts(
         let Some(((bucket, _), _)) = of_bucket.first() else { continue };
         let places: Vec<u16> = of_bucket.iter().map(|((_, place), _)| *place).collect();
         let mut sums = vec![0; places.len()];
-        scan(conn, *bucket, filter, range, SpanKind::Day, |_, block| block.add_to(&places, &mut sums))?;
+        scan(conn, *bucket, of, range, SpanKind::Day, |_, block| block.add_to(&places, &mut sums))?;
         for ((_, indexes), sum) in of_bucket.iter().zip(sums) {
             for index in indexes {
                 if let Some(count) = found.get_mut(*index) {
@@ -137,7 +152,7 @@ pub(super) fn series(
     conn: &Connection,
     dictionary: &Dictionary,
     ad: &str,
-    filter: FilterId,
+    of: (&View, FilterId),
     range: MinuteRange,
     step: SpanKind,
     series: &mut [(Minute, u64)],
@@ -146,7 +161,7 @@ pub(super) fn series(
     let (Some((bucket, place)), Some((first, _))) = (find(dictionary, ad), series.first().copied()) else {
         return Ok(());
     };
-    scan(conn, bucket, filter, range, step, |start, block| {
+    scan(conn, bucket, of, range, step, |start, block| {
         let mut count = [0];
         block.add_to(&[place], &mut count)?;
         let index = start.minus(first).div_euclid(step.minutes());
@@ -161,7 +176,7 @@ pub(super) fn series(
 pub(super) fn each_count(
     conn: &Connection,
     dictionary: &Dictionary,
-    (kind, filter): (SpanKind, FilterId),
+    (view, kind, filter): (&View, SpanKind, FilterId),
     range: MinuteRange,
     visit: &mut EachCount<'_>,
 ) -> Result<()> {
@@ -171,10 +186,13 @@ pub(super) fn each_count(
          WHERE revision = ?1 AND kind = ?2 AND filter = ?3 AND space = ?4 AND bucket = ?5 AND start >= ?6 AND start < ?7",
     )?;
     let mut counts = Box::new([0_u64; BUCKET as usize]);
+    let pieces = view.spans(kind, filter, range);
     for (space, ads) in sizes.into_iter().filter(|(space, _)| *space != Space::RANKED) {
-        for bucket in 0..ads.div_ceil(BUCKET) {
-            let (from, to) = (range.from.as_epoch(), range.to.as_epoch());
-            let key = (Revision::STREAM.0, kind_number(kind), filter.0, space.0, bucket, from, to);
+        for (bucket, (starts, revision)) in
+            (0..ads.div_ceil(BUCKET)).flat_map(|bucket| pieces.iter().map(move |piece| (bucket, *piece)))
+        {
+            let (from, to) = (starts.from.as_epoch(), starts.to.as_epoch());
+            let key = (revision.0, kind_number(kind), filter.0, space.0, bucket, from, to);
             let mut rows = select.query(key)?;
             while let Some(row) = rows.next()? {
                 let start: i64 = row.get(0)?;
@@ -182,7 +200,7 @@ pub(super) fn each_count(
                 let bytes = row.get_ref(1)?.as_blob().map_err(|error| error.to_string());
                 let read = bytes.and_then(Block::read).and_then(|block| block.add_all_to(&mut counts));
                 let of = Bucket { space, bucket };
-                read.map_err(|why| damaged(kind, filter, of, start, &why))?;
+                read.map_err(|why| damaged((revision, kind, filter), of, start, &why))?;
                 let tables = dictionary.read();
                 let Some(table) = tables.get(&space) else { continue };
                 for (number, count) in (bucket * BUCKET..).zip(*counts).filter(|(_, count)| *count > 0) {
@@ -195,10 +213,10 @@ pub(super) fn each_count(
 }
 
 /// A block that cannot be read.
-fn damaged(kind: SpanKind, filter: FilterId, of: Bucket, start: i64, why: &str) -> Fault {
+fn damaged((revision, kind, filter): (Revision, SpanKind, FilterId), of: Bucket, start: i64, why: &str) -> Fault {
     let Bucket { space, bucket } = of;
     Fault::Broken(format!(
-        "table counts, revision 0, kind {}, filter {filter}, space {}, bucket {bucket}, start {start}: {why}",
+        "table counts, revision {revision}, kind {}, filter {filter}, space {}, bucket {bucket}, start {start}: {why}",
         kind_number(kind),
         space.0,
     ))
@@ -208,7 +226,7 @@ fn damaged(kind: SpanKind, filter: FilterId, of: Bucket, start: i64, why: &str) 
 pub(super) fn top(
     conn: &Connection,
     dictionary: &Dictionary,
-    filter: FilterId,
+    (view, filter): (&View, FilterId),
     range: MinuteRange,
     n: usize,
 ) -> Result<Option<TopAds>> {
@@ -218,7 +236,9 @@ pub(super) fn top(
     if range.to.minus(range.from) > MOST_MINUTES {
         return Ok(None);
     }
-    if ads.saturating_mul(tiles(range.from, range.to).count() as u64) > MOST_ENTRIES {
+    let pieces = view.pieces(filter, range);
+    let spans: usize = pieces.iter().map(|(piece, _)| tiles(piece.from, piece.to).count()).sum();
+    if ads.saturating_mul(spans as u64) > MOST_ENTRIES {
         return Ok(None);
     }
     let mut best = Best::new(n);
@@ -227,7 +247,7 @@ pub(super) fn top(
     for (space, ads) in sizes {
         for bucket in 0..ads.div_ceil(BUCKET) {
             sums.fill(0);
-            scan(conn, Bucket { space: *space, bucket }, filter, range, SpanKind::Day, |_, block| {
+            scan(conn, Bucket { space: *space, bucket }, (view, filter), range, SpanKind::Day, |_, block| {
                 merged += block.entries() as u64;
                 block.add_all_to(&mut sums)
             })?;
@@ -281,11 +301,11 @@ impl Best {
     }
 }
 
-/// How far the stream's figures are complete.
-pub(super) fn progress(conn: &Connection) -> Result<StoreProgress> {
+/// How far the figures of a revision are stored.
+pub(super) fn progress(conn: &Connection, revision: Revision) -> Result<StoreProgress> {
     let mut progress = StoreProgress::default();
     let mut select = conn.prepare_cached("SELECT kind, partition, until FROM progress WHERE revision = ?1")?;
-    let mut rows = select.query([Revision::STREAM.0])?;
+    let mut rows = select.query([revision.0])?;
     while let Some(row) = rows.next()? {
         let (kind, partition, until) = (row.get::<_, i64>(0)?, Partition(row.get(1)?), Minute::from_epoch(row.get(2)?));
         let of_stage = if kind == Stage::Counts as i64 { &mut progress.counts } else { &mut progress.rankings };
@@ -294,7 +314,7 @@ pub(super) fn progress(conn: &Connection) -> Result<StoreProgress> {
     let mut select = conn.prepare_cached(
         "SELECT filter, max(\"from\"), min(until) FROM filter_spans WHERE revision = ?1 GROUP BY filter ORDER BY filter",
     )?;
-    let spans = select.query_map([Revision::STREAM.0], |row| {
+    let spans = select.query_map([revision.0], |row| {
         let until: Option<i64> = row.get(2)?;
         Ok(FilterSpan {
             filter: FilterId(row.get(0)?),

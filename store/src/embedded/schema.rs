@@ -8,7 +8,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use super::fault::{Fault, Result};
 
 /// The tables' version, in SQLite's `user_version`.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
 /// SQLite's `application_id`: "clks". Keeps us from taking another program's file for ours.
 const APPLICATION: i64 = 0x636c_6b73;
@@ -28,7 +28,8 @@ const STATEMENTS: usize = 64;
 /// - `spans`: which spans were written, with what `counts` has of them, for rewriting and for retention.
 /// - `rankings`: one packed list (`ranked.rs`) for each filter, window and last minute.
 /// - `ads`, `ad_spaces`: ad ids by number (`ads.rs`). `space` is the aggregator partition, −1 those of rankings.
-/// - `progress`: the first minute that is not told, by kind (0 counts, 1 rankings) and partition of the stage. `filter_spans`: what the aggregator partition said with it.
+/// - `revisions` (since version 2): what recalculations there are, with their state, the minutes that they hold, what they are (JSON, `Recalculation`) and what they changed (JSON, `Changed`).
+/// - `progress`: the first minute that is not told, by revision, kind (0 counts, 1 rankings) and partition of the stage. `filter_spans`: what the aggregator partition said with it.
 ///
 /// Spans: kind 0 minute, 1 hour, 2 day; minutes are counted from 1970; arrivals are microseconds since 1970.
 const TABLES: &str = "
@@ -63,6 +64,13 @@ const TABLES: &str = "
     CREATE TABLE deleted_before (what INTEGER PRIMARY KEY, minute INTEGER NOT NULL);
 ";
 
+/// What makes version 2 of version 1.
+const TO_2: &str = "
+    CREATE TABLE revisions (
+        revision INTEGER PRIMARY KEY, state TEXT NOT NULL, \"from\" INTEGER NOT NULL, until INTEGER NOT NULL, what TEXT NOT NULL, changed TEXT
+    );
+";
+
 /// Opens the file for writing, and makes it where it is not there.
 pub(super) fn open_writer(file: &Path, busy: Duration) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -79,9 +87,13 @@ pub(super) fn open_writer(file: &Path, busy: Duration) -> Result<Connection> {
     conn.set_prepared_statement_cache_capacity(STATEMENTS);
     conn.execute_batch("BEGIN IMMEDIATE")?;
     // Looked at again, now that nobody else can make them.
-    if check(&conn)? == State::Empty {
+    let found = check(&conn)?;
+    if found == State::Empty {
         conn.execute_batch(TABLES)?;
         conn.pragma_update(None, "application_id", APPLICATION)?;
+    }
+    if matches!(found, State::Empty | State::Ours { version: 1 }) {
+        conn.execute_batch(TO_2)?;
         conn.pragma_update(None, "user_version", VERSION)?;
     }
     conn.execute_batch("COMMIT")?;
@@ -123,6 +135,11 @@ pub(super) fn open_reader(file: &Path, busy: Duration) -> Result<Option<Connecti
     Ok(Some(conn))
 }
 
+/// False in a file of version 1, which a process that only reads leaves as it is.
+pub(super) fn has_revisions(conn: &Connection) -> Result<bool> {
+    Ok(conn.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))? >= 2)
+}
+
 /// How many tables there are, and the file's two numbers.
 fn look(conn: &Connection) -> Result<(i64, i64, i64)> {
     let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", (), |row| row.get(0))?;
@@ -133,7 +150,7 @@ fn look(conn: &Connection) -> Result<(i64, i64, i64)> {
 #[derive(Debug, PartialEq, Eq)]
 enum State {
     Empty,
-    Ours,
+    Ours { version: i64 },
 }
 
 fn check(conn: &Connection) -> Result<State> {
@@ -153,7 +170,7 @@ fn check(conn: &Connection) -> Result<State> {
             "a newer clickmill wrote this store (version {version}, this clickmill reads up to {VERSION}): use that one"
         )));
     }
-    Ok(State::Ours)
+    Ok(State::Ours { version })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use clickmill_db_writer::raw::{FileSpan, Part, RAW_FOLDER, read};
 use clickmill_model::records::{DEAD_LETTERS, FilterSpan, LATE_CLICKS, SetAsideBatch};
 use clickmill_model::{FilterId, Minute, RawPartition, Span, SpanKind, Watermark, Window};
 use clickmill_queue::{Queue, TopicPartition};
-use clickmill_store::{AggregateStore, MinuteRange};
+use clickmill_store::{AggregateStore, MinuteRange, View};
 use clickmill_tests::model::{LinePlace, Model};
 
 use crate::world::World;
@@ -113,7 +113,7 @@ impl World {
         let ads: Vec<&str> = ads.into_iter().collect();
         for minute in minutes(model).into_iter().filter(|m| *m < until) {
             let range = MinuteRange { from: minute, to: minute.next() };
-            let stored = self.store.counts(&ads, filter, range).unwrap();
+            let stored = self.store.counts(&View::STREAM, &ads, filter, range).unwrap();
             let expected = model.totals(filter, range.from, range.to);
             for (ad, count) in ads.iter().zip(stored) {
                 let right = expected.get(*ad).copied().unwrap_or(0);
@@ -152,7 +152,7 @@ impl World {
 
     fn compare_ranking(&self, model: &Model, filter: FilterId, window: Window, minute: Minute, context: &str) {
         let context = format!("{context}: ranking of {window} at {minute} for filter {filter}");
-        let stored = self.store.rankings(filter, &[(window, minute)]).unwrap().remove(0);
+        let stored = self.store.rankings(&View::STREAM, filter, &[(window, minute)]).unwrap().remove(0).here();
         let definition = model.in_force(minute);
         let stands = window == Window::MINUTE
             || definition.windows.contains(&window)

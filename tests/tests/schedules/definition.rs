@@ -1,7 +1,7 @@
 //! A definition that changes: schedules 32 and 33.
 
 use clickmill_model::{Definition, Filter, FilterId, Minute, Window};
-use clickmill_store::{AggregateStore, MinuteRange};
+use clickmill_store::{AggregateStore, MinuteRange, View};
 
 use crate::words::{definition, line, mark, minute, usa};
 use crate::world::{KINDS, Kind, World};
@@ -36,14 +36,23 @@ fn schedule_32_a_new_filter_is_published_where_everybody_counted_it() {
     let mut m = from;
     while m < until {
         let range = MinuteRange { from: m, to: m.next() };
-        let all = world.store.counts(&["a"], FilterId::ALL, range).unwrap();
-        assert_eq!(world.store.counts(&["a"], FilterId(1), range).unwrap(), all, "{m}: every click is of the USA");
-        let hour = world.store.rankings(FilterId(1), &[(Window::HOUR, m)]).unwrap().remove(0).unwrap();
+        let all = world.store.counts(&View::STREAM, &["a"], FilterId::ALL, range).unwrap();
+        assert_eq!(
+            world.store.counts(&View::STREAM, &["a"], FilterId(1), range).unwrap(),
+            all,
+            "{m}: every click is of the USA"
+        );
+        let hour =
+            world.store.rankings(&View::STREAM, FilterId(1), &[(Window::HOUR, m)]).unwrap().remove(0).here().unwrap();
         assert_eq!(hour.complete, m.minus(from) >= 59, "{m}");
         m = m.next();
     }
     let before = MinuteRange { from: minute(0), to: from };
-    assert_eq!(world.store.counts(&["a"], FilterId(1), before).unwrap(), [0], "nothing half counted is published");
+    assert_eq!(
+        world.store.counts(&View::STREAM, &["a"], FilterId(1), before).unwrap(),
+        [0],
+        "nothing half counted is published"
+    );
     world.assert_nothing_late();
 }
 
@@ -73,7 +82,7 @@ fn schedule_33_a_filter_goes_a_window_comes_and_an_id_means_one_predicate() {
     for m in 0..28 {
         let m = minute(m);
         let expected = model.ranking(FilterId::ALL, Window(10), m);
-        let stored = world.store.rankings(FilterId::ALL, &[(Window(10), m)]).unwrap().remove(0);
+        let stored = world.store.rankings(&View::STREAM, FilterId::ALL, &[(Window(10), m)]).unwrap().remove(0).here();
         assert_eq!(stored.is_some(), m >= until, "the new window begins with the new definition: {m}");
         if let Some(stored) = stored {
             assert_eq!(stored.ads, expected[..expected.len().min(300)], "{m}");
@@ -113,7 +122,12 @@ fn schedule_33_a_mapper_that_looks_around_late_follows_from_its_first_untouched_
     let count = |filter, m: Minute| {
         let ads: Vec<String> = (0..7).map(|ad| format!("ad{ad}")).collect();
         let ads: Vec<&str> = ads.iter().map(String::as_str).collect();
-        world.store.counts(&ads, filter, MinuteRange { from: m, to: m.next() }).unwrap().iter().sum::<u64>()
+        world
+            .store
+            .counts(&View::STREAM, &ads, filter, MinuteRange { from: m, to: m.next() })
+            .unwrap()
+            .iter()
+            .sum::<u64>()
     };
     assert_eq!((count(FilterId(1), from.previous()), count(FilterId::ALL, from.previous())), (0, 12));
     assert_eq!((count(FilterId(1), from), count(FilterId::ALL, from)), (12, 12));

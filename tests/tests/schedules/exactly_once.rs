@@ -2,7 +2,7 @@
 
 use clickmill_model::{FilterId, Offset, Window};
 use clickmill_queue::{Queue, StageError, TopicPartition, topology};
-use clickmill_store::AggregateStore;
+use clickmill_store::{AggregateStore, View};
 
 use crate::words::{definition, line, mark, minute};
 use crate::world::{KINDS, Kind, World};
@@ -151,7 +151,8 @@ fn schedule_29_a_restart_at_half_past_eleven_keeps_the_days_ranking() {
     world.compare(&model, "over midnight");
     let last = minute(59);
     assert!(Window::DAY.is_aligned_at(last));
-    let day = world.store.rankings(FilterId::ALL, &[(Window::DAY, last)]).unwrap().remove(0).unwrap();
+    let day =
+        world.store.rankings(&View::STREAM, FilterId::ALL, &[(Window::DAY, last)]).unwrap().remove(0).here().unwrap();
     assert_eq!(day.ads, model.ranking(FilterId::ALL, Window::DAY, last));
 }
 

@@ -8,7 +8,7 @@ use clickmill_model::{Definition, FilterId, InputTopic, Minute, Offset, Partitio
 use clickmill_queue::inputs::RawTopics;
 use clickmill_queue::memory::CommitFault;
 use clickmill_queue::{Queue, Record, TopicPartition, Transaction, topology};
-use clickmill_store::{AggregateStore, MinuteRange};
+use clickmill_store::{AggregateStore, MinuteRange, View};
 use clickmill_tests::dice::{Dice, SEED, seeds};
 use clickmill_tests::model::Model;
 
@@ -147,7 +147,7 @@ impl Inputs {
 
     fn count(&self, ad: &str, from: i64, to: i64) -> u64 {
         let range = MinuteRange { from: minute(from), to: minute(to) };
-        self.world.store.counts(&[ad], FilterId::ALL, range).unwrap()[0]
+        self.world.store.counts(&View::STREAM, &[ad], FilterId::ALL, range).unwrap()[0]
     }
 }
 

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clickmill_model::records::Ranking;
-use clickmill_model::{Definition, FilterId, Minute, Span, SpanKind, Timestamp, Window};
+use clickmill_model::{Definition, FilterId, Minute, Revision, Span, SpanKind, Timestamp, Window};
 use clickmill_store::memory::MemoryStore;
 use clickmill_store::{
-    AggregateStore, ClosedWrite, EachCount, MinuteRange, RankedWrite, Result, StoreError, StoreProgress, TopAds,
+    AggregateStore, Began, ClosedWrite, EachCount, MinuteRange, RankedWrite, Recalculation, Result, RevisionRow,
+    RevisionState, StoreError, StoreProgress, StoredRanking, Switch, TopAds, View,
 };
 use parking_lot::Mutex;
 
@@ -98,34 +98,51 @@ impl AggregateStore for SlowStore {
         self.store.definitions()
     }
 
-    fn progress(&self) -> Result<StoreProgress> {
-        self.store.progress()
+    fn progress_of(&self, revision: Revision) -> Result<StoreProgress> {
+        self.store.progress_of(revision)
+    }
+    fn revisions(&self) -> Result<Vec<RevisionRow>> {
+        self.store.revisions()
+    }
+    fn begin_revision(&self, new: &Recalculation) -> Result<Began> {
+        self.store.begin_revision(new)
+    }
+    fn switch_revision(&self, revision: Revision, switch: Switch) -> Result<Option<RevisionState>> {
+        self.store.switch_revision(revision, switch)
     }
 
-    fn counts(&self, ads: &[&str], filter: FilterId, range: MinuteRange) -> Result<Vec<u64>> {
-        self.store.counts(ads, filter, range)
+    fn counts(&self, view: &View, ads: &[&str], filter: FilterId, range: MinuteRange) -> Result<Vec<u64>> {
+        self.store.counts(view, ads, filter, range)
     }
 
-    fn series(&self, ad: &str, filter: FilterId, range: MinuteRange, step: SpanKind) -> Result<Vec<(Minute, u64)>> {
-        self.store.series(ad, filter, range, step)
+    fn series(
+        &self,
+        view: &View,
+        ad: &str,
+        filter: FilterId,
+        range: MinuteRange,
+        step: SpanKind,
+    ) -> Result<Vec<(Minute, u64)>> {
+        self.store.series(view, ad, filter, range, step)
     }
 
     fn each_count(
         &self,
+        view: &View,
         kind: SpanKind,
         filter: FilterId,
         range: MinuteRange,
         visit: &mut EachCount<'_>,
     ) -> Result<()> {
-        self.store.each_count(kind, filter, range, visit)
+        self.store.each_count(view, kind, filter, range, visit)
     }
 
-    fn rankings(&self, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<Option<Ranking>>> {
-        self.store.rankings(filter, which)
+    fn rankings(&self, view: &View, filter: FilterId, which: &[(Window, Minute)]) -> Result<Vec<StoredRanking>> {
+        self.store.rankings(view, filter, which)
     }
 
-    fn top(&self, filter: FilterId, range: MinuteRange, n: usize) -> Result<Option<TopAds>> {
-        self.store.top(filter, range, n)
+    fn top(&self, view: &View, filter: FilterId, range: MinuteRange, n: usize) -> Result<Option<TopAds>> {
+        self.store.top(view, filter, range, n)
     }
 
     fn expire(&self, counts_before: Timestamp, rankings_before: Timestamp) -> Result<u64> {

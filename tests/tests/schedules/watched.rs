@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clickmill_log_watcher::{Config, LiveReport, Watcher};
 use clickmill_model::{Definition, FilterId, PartitionBy, TimeSettings, Timestamp, Watermark};
 use clickmill_queue::{Progress, Stage};
-use clickmill_store::{AggregateStore, MinuteRange};
+use clickmill_store::{AggregateStore, MinuteRange, View};
 use tempfile::TempDir;
 
 use crate::words::definition;
@@ -113,7 +113,7 @@ impl Watched {
 
     fn count(&self, ad: &str, from: Timestamp, to: Timestamp) -> u64 {
         let range = MinuteRange { from: from.minute(), to: to.minute() };
-        self.world.store.counts(&[ad], FilterId::ALL, range).unwrap()[0]
+        self.world.store.counts(&View::STREAM, &[ad], FilterId::ALL, range).unwrap()[0]
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clickmill_model::records::SourceMark;
 use clickmill_model::{Definition, Filter, FilterId, InputTopic, Minute};
-use clickmill_store::{AggregateStore, MinuteRange};
+use clickmill_store::{AggregateStore, MinuteRange, View};
 
 use crate::world::{KINDS, Kind, START, World, at};
 
@@ -70,7 +70,7 @@ impl World {
 
     pub(crate) fn count(&self, ad: &str, from: i64, to: i64) -> u64 {
         let range = MinuteRange { from: minute(from), to: minute(to) };
-        self.store.counts(&[ad], FilterId::ALL, range).unwrap()[0]
+        self.store.counts(&View::STREAM, &[ad], FilterId::ALL, range).unwrap()[0]
     }
 
     pub(crate) fn complete_until(&self) -> Option<Minute> {
