@@ -27,7 +27,7 @@ fn row(revision: u32, state: RevisionState, from: Minute, to: Minute) -> Revisio
             process: 7,
             began_at: Timestamp::from_secs(1_609_600_000),
         },
-        changed: (state == RevisionState::Active).then(|| Changed {
+        changed: (state == RevisionState::Active).then_some(Changed {
             counts: 3,
             totals: 1,
             rankings: 2,

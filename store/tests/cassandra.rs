@@ -231,6 +231,15 @@ fn a_schema_is_made_once_and_another_one_is_refused() {
     common::cql(&[&format!("UPDATE {name}.settings SET value = '99' WHERE name = 'version'")]);
     assert!(refused(&options).contains("a newer clickmill"));
     assert!(create_schema(&options, false).unwrap_err().to_string().contains("a newer clickmill"));
+    // One of the first version has no recalculations: it must be brought up to date.
+    common::cql(&[
+        &format!("UPDATE {name}.settings SET value = '1' WHERE name = 'version'"),
+        &format!("DROP TABLE {name}.revisions"),
+    ]);
+    let error = refused(&options);
+    assert!(error.contains("has version 1") && error.contains("clickmill schema create"), "{error}");
+    assert_eq!(create_schema(&options, false).unwrap().len(), 2);
+    assert_eq!(CassandraStore::open(&options).unwrap().revisions().unwrap(), []);
     // Made not quite to the end: it is made to the end.
     common::cql(&[&format!("DELETE FROM {name}.settings WHERE name = 'version'")]);
     assert!(refused(&options).contains("not made to the end"));

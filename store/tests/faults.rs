@@ -11,7 +11,7 @@ use clickmill_model::{Definition, FilterId, Minute, Partition, Revision, SpanKin
 use clickmill_store::conformance::told::Told;
 use clickmill_store::embedded::{EmbeddedStore, FILE_NAME, Options};
 use clickmill_store::{
-    AggregateStore, MinuteRange, RankedWrite, Result, StoreError, StoreProgress, StoredRanking, View,
+    AggregateStore, MinuteRange, RankedWrite, Result, StoreError, StoreProgress, StoredRanking, Switch, View,
 };
 use rusqlite::Connection;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -229,6 +229,26 @@ fn a_reader_waits_for_a_store_that_is_not_there_yet() {
     assert_eq!(reader.rankings(&View::STREAM, ALL, &[(Window(5), begin())]).unwrap(), [StoredRanking::Here(ranking())]);
     assert_eq!(reader.definitions().unwrap(), [Definition::default()]);
     check_broken(reader.write_definition(&Definition::default()), &["reading only"]);
+}
+
+#[test]
+fn a_store_of_the_first_version_is_read_as_it_is_and_brought_up_to_date_by_who_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(dir.path(), Options::default()).unwrap();
+    told().close(&store, begin(), begin().plus(120));
+    drop(store);
+    // What the first version had: all tables but one.
+    let sql = Connection::open(dir.path().join(FILE_NAME)).unwrap();
+    sql.execute_batch("DROP TABLE revisions; PRAGMA user_version = 1").unwrap();
+    let version = || sql.query_row("PRAGMA user_version", (), |row| row.get::<_, i64>(0)).unwrap();
+    let reader = EmbeddedStore::open_read_only(dir.path(), Options::default()).unwrap();
+    told().check_counts(&reader, ALL, two_hours());
+    assert_eq!((reader.revisions().unwrap(), version()), (vec![], 1));
+    let writer = EmbeddedStore::open(dir.path(), Options::default()).unwrap();
+    assert_eq!(version(), 2);
+    assert_eq!(writer.switch_revision(Revision(1), Switch::Undo).unwrap(), None);
+    told().check_counts(&writer, ALL, two_hours());
+    assert_eq!(reader.revisions().unwrap(), []);
 }
 
 #[test]

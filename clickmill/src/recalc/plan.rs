@@ -14,11 +14,13 @@ use clickmill_queue::{TopicPartition, topology};
 use clickmill_recalc::Plan;
 use clickmill_store::{MinuteRange, Recalculation, View};
 
-use crate::drain;
 use crate::pipeline::Parts;
 
 /// How often it looks whether the span can be recalculated now.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How much is read at once of what the raw writer has not passed.
+const READ_BYTES: usize = 1 << 20;
 
 /// What must be so before a span is recalculated.
 pub(super) struct Waiting<'a> {
@@ -66,24 +68,46 @@ impl Waiting<'_> {
         })
     }
 
-    /// Waits until the writer of raw lines has passed what the mappers have.
+    /// Waits until the writer of raw lines has passed what the mappers have. What only says how far time has come is no line: after a drain nobody may be there to pass it.
     fn until_written(&self, mapped: &BTreeMap<RawPartition, Offset>) -> anyhow::Result<()> {
         self.until("writing the raw lines", || {
             for (raw, end) in mapped {
                 let of = TopicPartition { topic: raw.topic.clone(), partition: raw.partition };
-                if self.parts.queue.partitions(&raw.topic)?.is_some()
-                    && !drain::has_read(&*self.parts.queue, topology::RAW_WRITER, &of, *end)?
-                {
-                    let written = self.parts.queue.committed(topology::RAW_WRITER, &raw.topic)?;
-                    let at = written.into_iter().find(|(partition, _)| *partition == raw.partition);
-                    let at = at.map_or(Offset(0), |(_, committed)| committed.offset);
+                if self.parts.queue.partitions(&raw.topic)?.is_none() {
+                    continue;
+                }
+                let written = self.parts.queue.committed(topology::RAW_WRITER, &raw.topic)?;
+                let written = written.into_iter().find(|(partition, _)| *partition == raw.partition);
+                let written = match written {
+                    Some((_, committed)) => committed.offset,
+                    None => self.parts.queue.range(&of)?.start,
+                };
+                if self.has_lines(&of, written..*end)? {
                     return Ok(Some(format!(
-                        "not all raw lines are in Parquet yet: {raw} is counted up to offset {end}, and written up to {at}"
+                        "not all raw lines are in Parquet yet: {raw} is counted up to offset {end}, and written up to {written}"
                     )));
                 }
             }
             Ok(None)
         })
+    }
+
+    /// True where one of these records holds a line.
+    fn has_lines(&self, of: &TopicPartition, offsets: Range<Offset>) -> anyhow::Result<bool> {
+        let mut next = offsets.start;
+        while next < offsets.end {
+            let records = self.parts.queue.read(of, next, READ_BYTES)?;
+            let inside = || records.iter().take_while(|record| record.offset < offsets.end);
+            if inside().any(|record| !record.record.value.is_empty()) {
+                return Ok(true);
+            }
+            match inside().last() {
+                Some(last) => next = last.offset.next(),
+                // Before its end a log may have offsets without records.
+                None => break,
+            }
+        }
+        Ok(false)
     }
 
     /// Looks until nothing is in the way any more, or says what is.

@@ -14,7 +14,7 @@ use scylla::client::session_builder::SessionBuilder;
 static FREE: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// What a test writes to.
-const TABLES: [&str; 5] = ["counts", "rankings", "progress", "retention", "definitions"];
+const TABLES: [&str; 6] = ["counts", "rankings", "progress", "retention", "definitions", "revisions"];
 
 /// A keyspace with empty tables, given back when dropped.
 pub(crate) struct Keyspace(String);

@@ -1,15 +1,13 @@
 //! `recalc --dry-run`: what would change.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use clickmill_model::partition::of_key;
 use clickmill_model::{Definition, FilterId, Partition, Window};
 use clickmill_tests::answers::lines_of_logs;
 use clickmill_tests::model::Model;
-use clickmill_tests::process::{Finished, LONG, Site};
+use clickmill_tests::process::{Finished, LONG, Site, wait_for};
 use clickmill_tests::traffic::{CONFIGURATION, FILTERS};
-use rusqlite::Connection;
 use serde_json::Value;
 
 use crate::site::{END, FIRST, drained, minute, model, of_minute, recalc, refused, store};
@@ -182,17 +180,17 @@ fn a_span_that_cannot_be_is_refused() {
 #[test]
 fn schedule_40_lines_that_are_not_in_parquet_yet_are_waited_for_or_refused() {
     let site = drained();
-    let queue = Connection::open(site.data().join("queue/queue.db")).unwrap();
-    queue.busy_timeout(Duration::from_secs(30)).unwrap();
-    let behind = "UPDATE positions SET committed = committed + ?1 WHERE grp = 'raw-writer'";
-    assert!(queue.execute(behind, [-1]).unwrap() > 0);
+    // A line that the mapper has read, while the writer of raw lines still gathers others for its file.
+    let up = site.serve(&["up", "--listen", "127.0.0.1:0"], LONG);
+    let line = "[AdClickEvent] ad001, 2021-01-01 00:02:30, late, 1.2.3.4, USA\n";
+    std::fs::write(site.logs().join("late.log"), line).unwrap();
+    wait_for("the line to be judged", LONG, || (up.get("/v1/status")["books"]["late"] == 1).then_some(()));
     refused(recalc(&site, FIRST, END, &["--dry-run"]), 1, "not all raw lines are in Parquet yet: ad-clicks/");
     let mut waiting = site.start(&["recalc", "--from", FIRST, "--to", END, "--dry-run", "--wait"]);
-    clickmill_tests::process::wait_for("it to wait", LONG, || {
-        waiting.stderr().contains("waits for writing the raw lines").then_some(())
-    });
+    wait_for("it to wait", LONG, || waiting.stderr().contains("waits for writing the raw lines").then_some(()));
     assert!(waiting.has_not_ended());
-    queue.execute(behind, [1]).unwrap();
+    up.terminate(LONG);
+    site.succeed(&["up", "--drain"], LONG);
     assert!(waiting.wait(LONG).success(), "{}", waiting.stderr());
 }
 

@@ -84,11 +84,11 @@ fn schedule_41_readers_see_the_old_figures_or_the_new_ones_while_the_stream_runs
     std::thread::scope(|scope| {
         let readers: Vec<_> = (0..3).map(|_| scope.spawn(|| hammer(address, &old, &new, &stop, &asked))).collect();
         wait_for("some answers", LONG, || (asked.load(Ordering::Relaxed) > 100).then_some(()));
-        let finished = recalc(&site, "202101010003", "202101010005", &[]);
-        assert!(finished.status.success(), "{}", finished.stderr);
+        let finished = recalc(&site, "202101010003", "202101010005", &["--wait"]);
         // A second later everybody sees it.
         std::thread::sleep(Duration::from_millis(1100));
         stop.store(true, Ordering::Relaxed);
+        assert!(finished.status.success(), "{}", finished.stderr);
         for reader in readers {
             reader.join().unwrap();
         }
