@@ -57,6 +57,7 @@ pub fn install_metrics() -> Result<PrometheusHandle, ApiError> {
     metrics::describe_gauge!("process_open_fds", "File descriptors that are open");
     metrics::describe_gauge!("process_threads", "Threads of this process");
     metrics::describe_gauge!("process_start_time_seconds", "When this process started, in seconds since 1970");
+    crate::routes::reconciled::describe();
     started();
     Ok(handle)
 }

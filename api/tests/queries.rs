@@ -11,6 +11,7 @@ use clickmill_model::{
     FilterId, Minute, Offset, Partition, RawPartition, RejectReason, SourceName, Timestamp, Watermark, Window,
 };
 use clickmill_queue::{Committed, TopicPartition, topology};
+use clickmill_store::AggregateStore;
 use serde_json::{Value, json};
 use support::{MapQueue, MapStore, Server, minute, sources};
 
@@ -337,6 +338,43 @@ fn the_status_puts_together_what_store_queue_and_stages_know() {
     assert_eq!(stage("mapper"), mapper);
     assert_eq!((&stage("raw-writer")["lag_records"], &stage("raw-writer")["state"]), (&json!(20), &json!("unknown")));
     assert_eq!(stage("demo")["detail"], "for lines");
+}
+
+#[test]
+fn the_last_reconciliation_is_told_in_the_status_and_as_metrics() {
+    let store = Arc::new(store());
+    let server = Server::of(Arc::clone(&store));
+    assert_eq!(server.json("/v1/status")["last_reconciliation"], Value::Null);
+    assert!(!server.get("/metrics").body.contains("clickmill_reconcile_last_timestamp_seconds "));
+    let verdict = clickmill_store::Verdict {
+        agrees: false,
+        exceeds: true,
+        from: minute("202101010000"),
+        to: minute("202101020000"),
+        made_at: Timestamp::from_secs(1_609_552_800),
+        differing: 7,
+        raw_clicks: 1000,
+        lacks: 3,
+        surplus: 2,
+        report: Some("/reports/1.html".into()),
+    };
+    store.write_verdict(&verdict).unwrap();
+    let expected = json!({
+        "verdict": "differs", "from": 202101010000_u64, "to": 202101020000_u64, "made_at": "2021-01-02T02:00:00Z",
+        "differing": 7, "raw_clicks": 1000, "lacks": 3, "surplus": 2, "report": "/reports/1.html",
+    });
+    support::wait_until("the status says so", || server.json("/v1/status")["last_reconciliation"] == expected);
+    let metrics = server.get("/metrics").body;
+    for line in [
+        "clickmill_reconcile_last_timestamp_seconds 1609552800",
+        "clickmill_reconcile_last_until_timestamp_seconds 1609545600",
+        "clickmill_reconcile_last_exceeds_threshold 1",
+        "clickmill_reconcile_last_differing_figures 7",
+        "clickmill_reconcile_last_missing_clicks 3",
+        "clickmill_reconcile_last_surplus_clicks 2",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line}");
+    }
 }
 
 #[test]

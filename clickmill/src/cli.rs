@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -34,6 +35,22 @@ pub(crate) enum Command {
     Define(Define),
     /// Count a span of minutes again from raw Parquet, and let readers see that
     Recalc(Recalc),
+    /// Count a day or a span again by other means than the pipeline's, and compare every figure: starts clickmill-reconcile
+    #[command(disable_help_flag = true)]
+    Reconcile {
+        /// Its arguments: see clickmill reconcile --help
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Print as JSON how far raw and late lines are in files
+    #[command(hide = true)]
+    Written {
+        #[command(flatten)]
+        common: Common,
+        /// Wait until what is counted by now is written
+        #[arg(long)]
+        wait: bool,
+    },
     /// Make the queue's topics, and look whether those that are there keep what is promised
     #[command(subcommand)]
     Topics(TopicsCommand),

@@ -1,24 +1,21 @@
 //! The configuration: `clickmill.toml`, overridden by the environment, overridden by the command line.
 
-mod store;
-
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytesize::ByteSize;
 use clickmill_model::{Definition, Filter, InputTopic, PartitionBy, TimeSettings, Window};
 use clickmill_queue::kafka::Properties;
-use figment::Figment;
-use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Common;
 use crate::properties;
 
-pub(crate) use store::{Store, StoreKind};
+pub(crate) use clickmill_config::{Store, StoreKind};
+use clickmill_config::{Files, Reconcile, Retention};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,6 +31,7 @@ pub(crate) struct Config {
     pub(crate) store: Store,
     pub(crate) files: Files,
     pub(crate) retention: Retention,
+    pub(crate) reconcile: Reconcile,
     pub(crate) api: Api,
 }
 
@@ -101,26 +99,6 @@ pub(crate) struct Queue {
     pub(crate) retention: Duration,
 }
 
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Files {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) url: Option<String>,
-    /// A local folder that every machine of the pipeline sees.
-    pub(crate) shared: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Retention {
-    #[serde(with = "humantime_serde")]
-    pub(crate) counts: Duration,
-    #[serde(with = "humantime_serde")]
-    pub(crate) rankings: Duration,
-    #[serde(with = "humantime_serde")]
-    pub(crate) raw: Duration,
-}
-
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Api {
@@ -134,7 +112,7 @@ impl Default for Config {
         let time = TimeSettings::default();
         let definition = Definition::default();
         Self {
-            data_dir: "clickmill-data".into(),
+            data_dir: clickmill_config::DATA_DIR.into(),
             input: Input {
                 logs: Vec::new(),
                 topic: "ad-clicks".into(),
@@ -164,7 +142,8 @@ impl Default for Config {
             },
             store: Store::default(),
             files: Files::default(),
-            retention: Retention { counts: 400 * DAY, rankings: 400 * DAY, raw: 90 * DAY },
+            retention: Retention::default(),
+            reconcile: Reconcile::default(),
             api: Api { listen: SocketAddr::from(([127, 0, 0, 1], 8080)) },
         }
     }
@@ -179,24 +158,13 @@ pub(crate) fn host_name() -> String {
 impl Config {
     /// Reads the configuration for a command: file, environment, flags, in this order.
     pub(crate) fn load(common: &Common) -> anyhow::Result<Self> {
-        let mut figment = Figment::from(Serialized::defaults(Self::default()));
-        let file = common.config.clone().unwrap_or_else(|| "clickmill.toml".into());
-        if common.config.is_some() || file.exists() {
-            let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-            figment = figment.merge(Toml::string(&text));
-        }
-        // `CLICKMILL_TEST_…` steers the tests, which start this program too.
-        let is_read = |key: &figment::value::UncasedStr| {
-            !key.starts_with("test_") && !key.starts_with("queue__properties__") && key != "store__password"
-        };
-        figment = figment.merge(Env::prefixed("CLICKMILL_").filter(is_read).split("__"));
-        let mut config: Self = figment.extract().map_err(|error| explain(&error, &file))?;
+        let mut config: Self = clickmill_config::load(&Self::default(), common.config.as_deref())?;
         // As they are: a password may look like a number.
         for (name, value) in properties::of_environment() {
             config.queue.properties.set(&name, &value);
         }
-        if let Ok(password) = std::env::var("CLICKMILL_STORE__PASSWORD") {
-            config.store.password = Some(store::Secret(password));
+        if let Some(password) = clickmill_config::password_of_environment() {
+            config.store.password = Some(password);
         }
         if let Some(dir) = &common.data_dir {
             config.data_dir.clone_from(dir);
@@ -240,6 +208,7 @@ impl Config {
             }
         }
         self.store.check()?;
+        self.reconcile.check()?;
         self.definition().check().map_err(|error| anyhow::anyhow!("{error}"))
     }
 
@@ -323,22 +292,6 @@ fn humantime(duration: Duration) -> String {
     }
 }
 
-/// Figment's error with the key's path before it and the file or variable behind it.
-fn explain(error: &figment::Error, file: &Path) -> anyhow::Error {
-    let lines: Vec<String> = error
-        .clone()
-        .into_iter()
-        .map(|one| {
-            let path = one.path.join(".");
-            let source = one.metadata.as_ref().map_or("", |m| m.name.as_ref());
-            let place =
-                if source.contains("environment") { "the environment".to_owned() } else { file.display().to_string() };
-            if path.is_empty() { format!("{place}: {}", one.kind) } else { format!("{place}: {path}: {}", one.kind) }
-        })
-        .collect();
-    anyhow::anyhow!("{}", lines.join("\n"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -406,6 +359,8 @@ mod tests {
             ("[store]\nkind = \"cassandra\"", vec!["store.nodes"]),
             ("[store]\nreplication = \"all\"", vec!["store.replication", "a number of copies"]),
             ("[store]\npassword = 4711", vec!["store.password", "in quotes"]),
+            ("[reconcile]\nprice_per_click = -1.5", vec!["reconcile.price_per_click", "negative"]),
+            ("[reconcile]\nprice = 1", vec!["reconcile", "price"]),
             ("[top]\nwindows = [0]", vec!["window"]),
             ("[top]\nn = -1", vec!["top.n"]),
             ("[[filter]]\nid = 1\ncountry = [\"USA\"]\n[[filter]]\nid = 1\ncountry = [\"UK\"]", vec!["filter id 1"]),

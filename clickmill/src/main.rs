@@ -2,6 +2,7 @@
 //!
 //! Results go to stdout, logs to stderr. Exit status 0: done; 1: failed; 2: wrong usage or configuration, or anything else that is the same when it is tried again.
 
+mod beside;
 mod cli;
 mod config;
 mod define;
@@ -19,6 +20,7 @@ mod stages;
 mod topics;
 mod up;
 mod watching;
+mod written;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -92,6 +94,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Api(common) => stages::run(&load(&common)?, &common, stages::One::Api),
         Command::Define(define) => define::run(&load(&define.common)?, define.dry_run, define.action.as_ref()),
         Command::Recalc(recalc) => recalc::run(load, &recalc),
+        Command::Reconcile { args } => beside::reconcile(&args),
+        Command::Written { common, wait } => written::run(&load(&common)?, wait),
         Command::Topics(TopicsCommand::Create { common, dry_run }) => topics::create(&load(&common)?, dry_run),
         Command::Schema(cli::Schema::Create { common, dry_run }) => schema::create(&load(&common)?, dry_run),
         Command::Generate(options) => generate::run(&options),

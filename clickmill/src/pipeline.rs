@@ -1,7 +1,6 @@
 //! The parts of a pipeline, opened and put together as the configuration says.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -141,13 +140,7 @@ impl Parts {
     }
 
     pub(crate) fn files(&self) -> anyhow::Result<Arc<Files>> {
-        let dir = match &self.config.files.url {
-            None => self.config.data_dir.join("files"),
-            Some(url) => match url.strip_prefix("file://") {
-                Some(path) => PathBuf::from(path),
-                None => bail!("files.url is {url:?}: give a local folder as file:///path"),
-            },
-        };
+        let dir = self.config.files.folder(&self.config.data_dir)?;
         std::fs::create_dir_all(&dir).with_context(|| format!("making the folder {}", dir.display()))?;
         Ok(Arc::new(Files::local(&dir).with_context(|| format!("opening the files in {}", dir.display()))?))
     }

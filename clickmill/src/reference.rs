@@ -73,6 +73,11 @@ const MEANINGS: &[(&str, &str)] = &[
     ("retention.counts", "how long counts are kept, from their arrival"),
     ("retention.rankings", "how long rankings are kept, from their arrival"),
     ("retention.raw", "how long raw and late lines are kept in files, from their arrival"),
+    (
+        "reconcile.price_per_click",
+        "what an advertiser pays for a click: reconciliation tells differences in money too; default: in clicks alone",
+    ),
+    ("reconcile.currency", "in which currency"),
     ("api.listen", "where HTTP is served; port 0 picks a free one"),
 ];
 

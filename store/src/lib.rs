@@ -14,6 +14,7 @@ pub mod embedded;
 pub mod memory;
 mod revisions;
 mod types;
+mod verdict;
 mod view;
 
 pub use cassandra::CassandraStore;
@@ -21,4 +22,5 @@ pub use embedded::EmbeddedStore;
 pub use memory::MemoryStore;
 pub use revisions::{Began, Changed, Recalculation, RevisionRow, RevisionState, Switch};
 pub use types::*;
+pub use verdict::Verdict;
 pub use view::{Holds, RankedBy, StoredRanking, View};

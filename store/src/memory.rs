@@ -29,6 +29,7 @@ struct State {
     filters: BTreeMap<(Revision, Partition), Vec<FilterSpan>>,
     definitions: BTreeMap<DefinitionVersion, Definition>,
     revisions: Vec<RevisionRow>,
+    verdict: Option<crate::Verdict>,
     counts_from: Option<Minute>,
     rankings_from: Option<Minute>,
 }
@@ -127,6 +128,15 @@ impl AggregateStore for MemoryStore {
         let until = state.rankings_until.entry((write.revision, write.partition)).or_insert(write.until);
         *until = write.until.max(*until);
         Ok(())
+    }
+
+    fn write_verdict(&self, verdict: &crate::Verdict) -> Result<()> {
+        self.state.write().verdict = Some(verdict.clone());
+        Ok(())
+    }
+
+    fn last_verdict(&self) -> Result<Option<crate::Verdict>> {
+        Ok(self.state.read().verdict.clone())
     }
 
     fn write_definition(&self, definition: &Definition) -> Result<()> {

@@ -111,6 +111,12 @@ pub trait AggregateStore: Send + Sync {
     /// Writes the rankings, then notes the progress.
     fn write_ranked(&self, write: &RankedWrite) -> Result<()>;
 
+    /// Notes what the last reconciliation came to, in place of the one before.
+    fn write_verdict(&self, verdict: &crate::Verdict) -> Result<()>;
+
+    /// What the last reconciliation came to.
+    fn last_verdict(&self) -> Result<Option<crate::Verdict>>;
+
     /// Copies a definition here, where readers find it. The same version again changes nothing.
     fn write_definition(&self, definition: &Definition) -> Result<()>;
 

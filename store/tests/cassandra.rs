@@ -36,6 +36,12 @@ impl AggregateStore for Apart {
     fn write_ranked(&self, write: &RankedWrite) -> Result<()> {
         self.writer.write_ranked(write)
     }
+    fn write_verdict(&self, verdict: &clickmill_store::Verdict) -> Result<()> {
+        self.writer.write_verdict(verdict)
+    }
+    fn last_verdict(&self) -> Result<Option<clickmill_store::Verdict>> {
+        self.reader.last_verdict()
+    }
     fn write_definition(&self, definition: &Definition) -> Result<()> {
         self.writer.write_definition(definition)
     }

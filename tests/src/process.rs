@@ -35,21 +35,29 @@ pub fn wait_for<T>(what: &str, at_most: Duration, mut probe: impl FnMut() -> Opt
 /// The program, built in the profile and folder of the test that asks.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        // target/debug/deps/some_test-0123: the program comes to target/debug.
-        let test = std::env::current_exe().unwrap();
-        let profile_dir = test.ancestors().nth(2).unwrap();
-        let mut build = Command::new(env!("CARGO"));
-        // A test among the targets has everything built with the features that tests need, as it was built already: without it half of the dependencies would be built again.
-        build.args(["build", "--quiet", "--workspace", "--bin", "clickmill", "--test", "up", "--target-dir"]);
-        build.arg(profile_dir.parent().unwrap());
-        if profile_dir.ends_with("release") {
-            build.arg("--release");
-        }
-        let status = build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap();
-        assert!(status.success(), "clickmill does not build");
-        profile_dir.join(format!("clickmill{}", std::env::consts::EXE_SUFFIX))
-    })
+    PROGRAM.get_or_init(|| build("clickmill"))
+}
+
+/// The auditor beside it, built in the same way: only for tests that need it, since it holds a SQL engine.
+pub fn auditor() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| build("clickmill-reconcile"))
+}
+
+fn build(name: &str) -> PathBuf {
+    // target/debug/deps/some_test-0123: the program comes to target/debug.
+    let test = std::env::current_exe().unwrap();
+    let profile_dir = test.ancestors().nth(2).unwrap();
+    let mut build = Command::new(env!("CARGO"));
+    // A test among the targets has everything built with the features that tests need, as it was built already: without it half of the dependencies would be built again.
+    build.args(["build", "--quiet", "--workspace", "--bin", name, "--test", "up", "--target-dir"]);
+    build.arg(profile_dir.parent().unwrap());
+    if profile_dir.ends_with("release") {
+        build.arg("--release");
+    }
+    let status = build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap();
+    assert!(status.success(), "{name} does not build");
+    profile_dir.join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
 }
 
 /// A folder with a configuration, log files and a data folder, in which the program runs.

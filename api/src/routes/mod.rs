@@ -5,6 +5,7 @@ mod examples;
 mod filters;
 mod ops;
 mod ranking;
+pub(crate) mod reconciled;
 mod revision;
 pub(crate) mod status;
 

@@ -62,6 +62,7 @@ pub(super) async fn readyz(State(app): State<Arc<App>>, _: NoParameters) -> Resu
     responses((status = 200, description = "The metrics", body = String, content_type = "text/plain"))
 )]
 pub(super) async fn metrics(State(app): State<Arc<App>>, _: NoParameters) -> Response {
+    super::reconciled::measure(&app).await;
     text(&app.sources.metrics)
 }
 

@@ -17,6 +17,7 @@ use utoipa::ToSchema;
 
 use super::filters::FilterAnswer;
 use super::fresh_json;
+use super::reconciled::ReconciliationAnswer;
 use super::revision::{RevisionAnswer, revisions};
 use crate::app::App;
 use crate::board::{RunState, StageState};
@@ -65,8 +66,8 @@ pub(crate) struct StatusAnswer {
     sources: Vec<serde_json::Value>,
     /// Recalculations, oldest first; the last 100.
     revisions: Vec<RevisionAnswer>,
-    /// The last reconciliation.
-    last_reconciliation: Option<serde_json::Value>,
+    /// The last reconciliation; null where there was none.
+    last_reconciliation: Option<ReconciliationAnswer>,
     /// `ok`, or `unavailable`: then what comes from there is null.
     #[schema(example = "ok")]
     store: &'static str,
@@ -162,6 +163,9 @@ impl App {
             Ok(found) => ("ok", found),
             Err(_) => ("unavailable", (self.known_definitions(), StoreProgress::default(), self.revisions.known())),
         };
+        let verdict = self.store().last_verdict();
+        let verdict = verdict.inspect_err(|error| tracing::warn!(%error, "the status lacks the last reconciliation"));
+        let verdict = verdict.ok().flatten();
         let newest = definitions.newest();
         let from_queue = self.sources.queue.as_deref().map(|queue| read_queue(queue, &definitions.all));
         let (queue, found) = match from_queue {
@@ -194,7 +198,7 @@ impl App {
             stages: stages(self.sources.stages.all(), &found.lags),
             sources: Vec::new(),
             revisions: revisions(&revised.rows),
-            last_reconciliation: None,
+            last_reconciliation: verdict.map(ReconciliationAnswer::from),
             store,
             queue,
         }

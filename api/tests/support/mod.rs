@@ -20,7 +20,7 @@ use clickmill_queue::{
 };
 use clickmill_store::{
     AggregateStore, Began, ClosedWrite, EachCount, MinuteRange, RankedBy, RankedWrite, Recalculation, Result,
-    RevisionRow, RevisionState, StoreError, StoreProgress, StoredRanking, Switch, TopAds, View,
+    RevisionRow, RevisionState, StoreError, StoreProgress, StoredRanking, Switch, TopAds, Verdict, View,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
@@ -47,6 +47,7 @@ pub(crate) struct MapStore {
     pub(crate) definitions: Mutex<Vec<Definition>>,
     /// Recalculations with clicks of their own. What is in `clicks` is the stream's.
     pub(crate) revisions: Mutex<Vec<(RevisionRow, Clicks)>>,
+    pub(crate) verdict: Mutex<Option<Verdict>>,
     /// How many ads a stored ranking has.
     pub(crate) depth: usize,
     /// The longest range that can be merged, in minutes.
@@ -164,6 +165,16 @@ impl AggregateStore for MapStore {
 
     fn write_ranked(&self, _: &RankedWrite) -> Result<()> {
         Ok(())
+    }
+
+    fn write_verdict(&self, verdict: &Verdict) -> Result<()> {
+        *self.verdict.lock() = Some(verdict.clone());
+        Ok(())
+    }
+
+    fn last_verdict(&self) -> Result<Option<Verdict>> {
+        self.check()?;
+        Ok(self.verdict.lock().clone())
     }
 
     fn write_definition(&self, _: &Definition) -> Result<()> {

@@ -23,6 +23,7 @@ mod retention;
 mod revisions;
 mod schema;
 mod statements;
+mod verdict;
 mod write;
 
 use std::collections::BTreeMap;
@@ -357,6 +358,14 @@ impl AggregateStore for CassandraStore {
 
     fn write_ranked(&self, write: &RankedWrite) -> Result<()> {
         self.handle.block_on(self.cluster.write_ranked(write))
+    }
+
+    fn write_verdict(&self, verdict: &crate::Verdict) -> Result<()> {
+        self.handle.block_on(self.cluster.write_verdict(verdict))
+    }
+
+    fn last_verdict(&self) -> Result<Option<crate::Verdict>> {
+        self.handle.block_on(self.cluster.last_verdict())
     }
 
     fn write_definition(&self, definition: &Definition) -> Result<()> {

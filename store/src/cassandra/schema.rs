@@ -8,7 +8,7 @@
 //! - `definitions`: as JSON, each version once.
 //! - `revisions` (since version 2): what recalculations there are, with their state, the minutes that they hold (since 1970), what they are (JSON, `Recalculation`) and what they changed (JSON, `Changed`). Written by conditional writes
 //!   alone, in one partition, so that who takes the next number has seen all others.
-//! - `settings`: `version` of this schema, `buckets`, and `data_centre` where figures are written with a local level.
+//! - `settings`: `version` of this schema, `buckets`, and `data_centre` where figures are written with a local level; `last_reconciliation`, as JSON.
 //!
 //! Counts and rankings are written once, read for a while and go by their age: time-window compaction drops whole files of them.
 

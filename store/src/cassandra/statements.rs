@@ -31,6 +31,8 @@ pub(super) struct Statements {
     pub(super) revisions_decided: PreparedStatement,
     pub(super) insert_revision: PreparedStatement,
     pub(super) switch_revision: PreparedStatement,
+    pub(super) set: PreparedStatement,
+    pub(super) get: PreparedStatement,
 }
 
 /// The key of the one pipeline that a keyspace holds.
@@ -122,6 +124,8 @@ impl Statements {
             )
             .await?,
             progress: statement(Does::Read, "SELECT stage, partition, until, told FROM KEYSPACE.progress WHERE revision = ?").await?,
+            set: statement(Does::Write, "INSERT INTO KEYSPACE.settings (name, value) VALUES (?, ?)").await?,
+            get: statement(Does::Read, "SELECT value FROM KEYSPACE.settings WHERE name = ?").await?,
             insert_definition: statement(
                 Does::Write,
                 "INSERT INTO KEYSPACE.definitions (pipeline, version, json) VALUES (?, ?, ?) IF NOT EXISTS",

@@ -20,11 +20,13 @@ mod counts;
 mod rankings;
 mod revised;
 pub mod told;
+mod verdict;
 mod writes;
 
 pub use counts::*;
 pub use rankings::*;
 pub use revised::*;
+pub use verdict::*;
 pub use writes::*;
 
 use std::ops::Deref;
@@ -99,6 +101,7 @@ macro_rules! conformance_suite {
             an_older_write_does_not_bring_back_its_filters
             a_definition_is_kept_as_it_was_first_told
             another_revision_changes_no_figure
+            the_last_verdict_is_told
             counts_are_right_over_every_edge
             each_count_is_handed_out_once
             the_running_hour_and_day_count

@@ -17,6 +17,7 @@ mod ranked;
 mod read;
 mod revisions;
 mod schema;
+mod verdict;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -142,6 +143,14 @@ impl AggregateStore for EmbeddedStore {
 
     fn write_ranked(&self, write: &RankedWrite) -> Result<()> {
         self.write("writing rankings", |conn| ranked::write_ranked(conn, &self.dictionary, write))
+    }
+
+    fn write_verdict(&self, verdict: &crate::Verdict) -> Result<()> {
+        self.write("writing a verdict", |conn| verdict::write(conn, verdict))
+    }
+
+    fn last_verdict(&self) -> Result<Option<crate::Verdict>> {
+        Ok(self.read("reading the last reconciliation", |conn| verdict::last(conn))?.flatten())
     }
 
     fn write_definition(&self, definition: &Definition) -> Result<()> {

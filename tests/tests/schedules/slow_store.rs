@@ -90,6 +90,14 @@ impl AggregateStore for SlowStore {
         self.send(Write::Ranked(write.clone()))
     }
 
+    fn write_verdict(&self, verdict: &clickmill_store::Verdict) -> Result<()> {
+        self.store.write_verdict(verdict)
+    }
+
+    fn last_verdict(&self) -> Result<Option<clickmill_store::Verdict>> {
+        self.store.last_verdict()
+    }
+
     fn write_definition(&self, definition: &Definition) -> Result<()> {
         self.store.write_definition(definition)
     }

@@ -9,68 +9,95 @@ use clickmill_store::cassandra::{self, Consistency, Login, Replication};
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::Retention;
+use crate::Retention;
 
+/// Which store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum StoreKind {
+pub enum StoreKind {
+    /// SQLite in the data folder.
     Embedded,
+    /// A cluster.
     Cassandra,
 }
 
+/// Where the store is, and how it is used.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Store {
-    pub(crate) kind: StoreKind,
+pub struct Store {
+    /// Which one.
+    pub kind: StoreKind,
     /// Of Cassandra, as all that follows: `host:port`.
-    pub(crate) nodes: Vec<String>,
-    pub(crate) keyspace: String,
+    pub nodes: Vec<String>,
+    /// The keyspace.
+    pub keyspace: String,
+    /// How many copies a new keyspace gets.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) replication: Option<Copies>,
+    pub replication: Option<Copies>,
+    /// Into how many buckets ads are hashed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) buckets: Option<u32>,
+    pub buckets: Option<u32>,
+    /// The data centre whose nodes are talked to.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) local_dc: Option<String>,
-    pub(crate) consistency: Levels,
+    pub local_dc: Option<String>,
+    /// How many copies must answer and acknowledge.
+    pub consistency: Levels,
+    /// Who logs in.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) user: Option<String>,
+    pub user: Option<String>,
+    /// With which password.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) password: Option<Secret>,
+    pub password: Option<Secret>,
+    /// The file that holds it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) password_file: Option<PathBuf>,
+    pub password_file: Option<PathBuf>,
+    /// Whom to trust.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) tls: Option<Tls>,
+    pub tls: Option<Tls>,
 }
 
 /// How many copies.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "a number of copies, or one for each data centre, such as { dc1 = 3, dc2 = 3 }")]
-pub(crate) enum Copies {
+pub enum Copies {
+    /// In each data centre.
     Everywhere(u32),
+    /// By name.
     ByDataCentre(BTreeMap<String, u32>),
 }
 
 /// Consistency levels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "a level such as \"local_quorum\", or { read = \"…\", write = \"…\" }")]
-pub(crate) enum Levels {
+pub enum Levels {
+    /// The same for reads and writes.
     Both(String),
-    Each { read: String, write: String },
+    /// One for each.
+    Each {
+        /// How many copies must answer.
+        read: String,
+        /// How many must acknowledge.
+        write: String,
+    },
 }
 
+/// TLS to the nodes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Tls {
-    pub(crate) ca: PathBuf,
+pub struct Tls {
+    /// The authorities that are trusted.
+    pub ca: PathBuf,
+    /// Who we are, where nodes ask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) certificate: Option<PathBuf>,
+    pub certificate: Option<PathBuf>,
+    /// Its key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) key: Option<PathBuf>,
+    pub key: Option<PathBuf>,
 }
 
 /// A text that is never shown, not even where it is not what it should be.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Secret(pub(crate) String);
+pub struct Secret(pub String);
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -110,7 +137,8 @@ impl Default for Store {
 }
 
 impl Store {
-    pub(super) fn check(&self) -> anyhow::Result<()> {
+    /// Refuses what contradicts itself.
+    pub fn check(&self) -> anyhow::Result<()> {
         if self.kind != StoreKind::Cassandra {
             return Ok(());
         }
@@ -149,7 +177,7 @@ impl Store {
     }
 
     /// How the cluster is used that the configuration names.
-    pub(crate) fn cassandra(&self, retention: &Retention) -> anyhow::Result<cassandra::Options> {
+    pub fn cassandra(&self, retention: &Retention) -> anyhow::Result<cassandra::Options> {
         let (read, write) = self.levels()?;
         let password = match &self.password_file {
             Some(file) => Some(read_password(file)?),
