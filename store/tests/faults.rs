@@ -81,10 +81,10 @@ fn check_broken<T>(result: Result<T>, named: &[&str]) {
 #[test]
 fn a_store_of_a_newer_clickmill_is_refused_and_left_alone() {
     let dir = filled();
-    with_sql(dir.path(), "PRAGMA user_version = 2");
+    with_sql(dir.path(), "PRAGMA user_version = 3");
     let before = std::fs::read(dir.path().join(FILE_NAME)).unwrap();
-    check_broken(open(dir.path()), &["newer", "version 2"]);
-    check_broken(EmbeddedStore::open_read_only(dir.path(), Options::default()), &["newer", "version 2"]);
+    check_broken(open(dir.path()), &["newer", "version 3"]);
+    check_broken(EmbeddedStore::open_read_only(dir.path(), Options::default()), &["newer", "version 3"]);
     assert!(std::fs::read(dir.path().join(FILE_NAME)).unwrap() == before);
 }
 
