@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::cli::Common;
 use crate::properties;
 
-pub(crate) use clickmill_config::{Store, StoreKind};
 use clickmill_config::{Files, Reconcile, Retention};
+pub(crate) use clickmill_config::{Store, StoreKind};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -174,10 +174,10 @@ fn begin(
     }
     raw.pin(&request.written);
     let earliest = first_of(expected.longest(), from);
-    if earliest < from && raw.missing(&request.written, earliest, skew).len() > raw.missing(&request.written, from, skew).len() {
-        notes.push(format!(
-            "Raw lines before {from} are gone: rankings whose window begins before are not compared."
-        ));
+    if earliest < from
+        && raw.missing(&request.written, earliest, skew).len() > raw.missing(&request.written, from, skew).len()
+    {
+        notes.push(format!("Raw lines before {from} are gone: rankings whose window begins before are not compared."));
         return Ok(from);
     }
     Ok(earliest)
@@ -268,8 +268,16 @@ impl Run<'_> {
                     _ if late_ones == lacks => Kind::Late,
                     _ => Kind::Missing,
                 };
-                let difference =
-                    CountDifference { kind, span: name_of(SpanKind::Minute), start, filter, ad_id, raw, stored, late: late_ones };
+                let difference = CountDifference {
+                    kind,
+                    span: name_of(SpanKind::Minute),
+                    start,
+                    filter,
+                    ad_id,
+                    raw,
+                    stored,
+                    late: late_ones,
+                };
                 self.lines_behind(&difference)?;
                 self.findings.count(difference);
             }
@@ -302,7 +310,16 @@ impl Run<'_> {
             self.findings.compared.totals += outcome.compared;
             for Differing { start, ad_id, raw, stored } in differing {
                 let span = name_of(kind);
-                self.findings.count(CountDifference { kind: Kind::Total, span, start, filter, ad_id, raw, stored, late: 0 });
+                self.findings.count(CountDifference {
+                    kind: Kind::Total,
+                    span,
+                    start,
+                    filter,
+                    ad_id,
+                    raw,
+                    stored,
+                    late: 0,
+                });
             }
         }
         Ok(())

@@ -20,7 +20,8 @@ use crate::line::{AuditedClick, click_of_columns, click_of_line};
 use crate::time::minute_of;
 
 /// What is read of a raw row, in the order in which [`Rows`] takes it.
-pub(crate) const RAW_COLUMNS: &str = r#"topic, "partition", "offset", line_number, arrival, ad_id, click_timestamp, user_id, ip, country, reason, line"#;
+pub(crate) const RAW_COLUMNS: &str =
+    r#"topic, "partition", "offset", line_number, arrival, ad_id, click_timestamp, user_id, ip, country, reason, line"#;
 
 /// The columns of clicks. An address is the byte 4 or 6 and its octets, so that networks are ranges; a raw partition is its number in [`Judge::partitions`].
 pub(crate) static CLICKS: LazyLock<SchemaRef> = LazyLock::new(|| {
@@ -75,7 +76,10 @@ impl Disagreements {
             let line = rows.line.value(row);
             let line = String::from_utf8_lossy(line.get(..200).unwrap_or(line));
             let (topic, partition, offset) = (rows.topic(row), rows.partition.value(row), rows.offset.value(row));
-            self.examples.push(format!("{what}: {topic}/{partition} offset {offset} line {}: {line}", rows.line_number.value(row)));
+            self.examples.push(format!(
+                "{what}: {topic}/{partition} offset {offset} line {}: {line}",
+                rows.line_number.value(row)
+            ));
         }
     }
 }

@@ -175,9 +175,7 @@ impl<'a> Counter<'a> {
 
     /// One column for each filter.
     pub(crate) fn sums(&self) -> String {
-        let of = |filter: &Filter| {
-            format!("count(*) FILTER (WHERE {}) AS {}", condition(filter), column_of(filter.id))
-        };
+        let of = |filter: &Filter| format!("count(*) FILTER (WHERE {}) AS {}", condition(filter), column_of(filter.id));
         self.rules.filters.iter().map(of).collect::<Vec<_>>().join(", ")
     }
 
@@ -209,7 +207,9 @@ impl<'a> Counter<'a> {
             unless_event("ip"),
             unless_event("country")
         );
-        for batch in self.engine.rows(&format!("SELECT CAST(coalesce(sum(partitions - 1), 0) AS BIGINT) FROM ({twice})"))? {
+        for batch in
+            self.engine.rows(&format!("SELECT CAST(coalesce(sum(partitions - 1), 0) AS BIGINT) FROM ({twice})"))?
+        {
             let more = batch.columns().first().map(numbers).transpose()?.map_or(0, |column| column.value(0));
             if more == 0 {
                 return Ok(());
@@ -304,9 +304,8 @@ fn touches(minutes: Option<(Minute, Minute)>, from: Minute, to: Minute) -> bool 
 
 /// A condition on a column of times.
 pub(crate) fn within(column: &str, from: Minute, to: Minute) -> String {
-    let time = |minute: Minute| {
-        format!("arrow_cast({}, 'Timestamp(Microsecond, Some(\"UTC\"))')", minute.start().as_micros())
-    };
+    let time =
+        |minute: Minute| format!("arrow_cast({}, 'Timestamp(Microsecond, Some(\"UTC\"))')", minute.start().as_micros());
     format!("{column} >= {} AND {column} < {}", time(from), time(to))
 }
 
@@ -328,9 +327,8 @@ fn read_files(
         return Ok(all);
     }
     engine.set_raw("raw", files)?;
-    let sql = format!(
-        "SELECT {RAW_COLUMNS} FROM raw WHERE \"offset\" >= take_from AND \"offset\" < take_until AND {rows}"
-    );
+    let sql =
+        format!("SELECT {RAW_COLUMNS} FROM raw WHERE \"offset\" >= take_from AND \"offset\" < take_until AND {rows}");
     for judged in engine.side_by_side(&sql, |stream| Arc::clone(judge).judge(stream, which, span))? {
         all.batches.extend(judged.batches);
         all.lines += judged.lines;
@@ -348,11 +346,8 @@ fn find_damage(engine: &Engine, files: &FileStore, chosen: &[&RawFile]) -> Optio
         };
         if let Err(error) = read() {
             let location = file.meta.location.to_string();
-            let damage = ReconcileError::Damaged {
-                path: files.shown(&location),
-                minutes: file.minutes,
-                why: error.to_string(),
-            };
+            let damage =
+                ReconcileError::Damaged { path: files.shown(&location), minutes: file.minutes, why: error.to_string() };
             return Some((location, damage));
         }
     }

@@ -14,10 +14,10 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, Pa
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::{DataFusionError, Result as EngineResult};
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -54,8 +54,10 @@ impl fmt::Debug for Engine {
 impl Engine {
     /// An engine that reads these files and keeps what does not fit into memory in a folder of its own below `scratch`.
     pub(crate) fn new(files: &FileStore, scratch: &Path) -> Result<Self> {
-        let unavailable =
-            |what: &str, why: std::io::Error| ReconcileError::Unavailable { what: what.to_owned(), why: why.to_string() };
+        let unavailable = |what: &str, why: std::io::Error| ReconcileError::Unavailable {
+            what: what.to_owned(),
+            why: why.to_string(),
+        };
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)

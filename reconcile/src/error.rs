@@ -47,7 +47,9 @@ pub enum ReconcileError {
     #[error("the store has clicks of {0} to {1}, but there is no raw data at all: nothing can be proved without it")]
     NoRawData(Minute, Minute),
     /// The columns and the lines of so many rows disagree that they cannot be held.
-    #[error("more than {0} lines are told in another minute than their columns, or were refused although they are clicks: the stream's parser is at fault")]
+    #[error(
+        "more than {0} lines are told in another minute than their columns, or were refused although they are clicks: the stream's parser is at fault"
+    )]
     TooManyStrays(usize),
     /// A published filter that no definition knows.
     #[error("filter {0} has figures in the store, but no definition names it")]

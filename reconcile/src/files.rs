@@ -7,8 +7,8 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clickmill_model::{Minute, Offset, Partition, RawPartition, Timestamp};
 use bytes::Bytes;
+use clickmill_model::{Minute, Offset, Partition, RawPartition, Timestamp};
 use futures_util::TryStreamExt;
 use futures_util::future::BoxFuture;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
@@ -111,8 +111,10 @@ pub(crate) struct Catalog {
 
 /// Lists a folder and reads each footer. What cannot be relied on is an error, or is skipped and told of.
 pub(crate) async fn list(files: &FileStore, folder: &str, skip_damaged: bool) -> Result<Catalog> {
-    let unavailable =
-        |why: object_store::Error| ReconcileError::Unavailable { what: format!("listing {}", files.shown(folder)), why: why.to_string() };
+    let unavailable = |why: object_store::Error| ReconcileError::Unavailable {
+        what: format!("listing {}", files.shown(folder)),
+        why: why.to_string(),
+    };
     let listed: Vec<ObjectMeta> =
         files.store.list(Some(&object_store::path::Path::from(folder))).try_collect().await.map_err(unavailable)?;
     let mut catalog = Catalog::default();
@@ -166,9 +168,9 @@ struct Fetch<'a> {
 impl MetadataFetch for Fetch<'_> {
     fn fetch(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
         let (store, path) = (self.store, self.path);
-        Box::pin(async move {
-            store.get_range(path, range).await.map_err(|error| ParquetError::External(Box::new(error)))
-        })
+        Box::pin(
+            async move { store.get_range(path, range).await.map_err(|error| ParquetError::External(Box::new(error))) },
+        )
     }
 }
 
@@ -182,7 +184,8 @@ impl RawFile {
             found.ok_or_else(|| format!("it is none of clickmill's files: its footer has no clickmill.{key}"))
         };
         let number = |key: &str| text(key)?.parse::<i64>().map_err(|_| format!("clickmill.{key} is no number"));
-        let offset = |key: &str| u64::try_from(number(key)?).map(Offset).map_err(|_| format!("clickmill.{key} is negative"));
+        let offset =
+            |key: &str| u64::try_from(number(key)?).map(Offset).map_err(|_| format!("clickmill.{key} is negative"));
         let time = |key: &str| number(key).map(Timestamp::from_micros);
         let minute = |key: &str| {
             let text = text(key)?;
@@ -197,7 +200,8 @@ impl RawFile {
                 return Err(format!("it has another schema: there is no column {name}"));
             }
         }
-        let partition = u32::try_from(number("partition")?).map_err(|_| "clickmill.partition is negative".to_owned())?;
+        let partition =
+            u32::try_from(number("partition")?).map_err(|_| "clickmill.partition is negative".to_owned())?;
         let before = match values.get("clickmill.before_offset") {
             None => None,
             Some(&"none") => Some(None),
@@ -233,9 +237,9 @@ impl Group {
             column.statistics()
         };
         let minutes = match statistics("click_timestamp") {
-            Some(Statistics::Int64(times)) => times.min_opt().zip(times.max_opt()).map(|(first, last)| {
-                (minute_of(*first), minute_of(*last))
-            }),
+            Some(Statistics::Int64(times)) => {
+                times.min_opt().zip(times.max_opt()).map(|(first, last)| (minute_of(*first), minute_of(*last)))
+            }
             _ => None,
         };
         // What is not known may be anything.
@@ -249,7 +253,9 @@ impl Group {
 fn take_each_line_once(catalog: &mut Catalog) {
     let mut reached: BTreeMap<RawPartition, (Offset, Timestamp)> = BTreeMap::new();
     catalog.files.sort_by(|a, b| {
-        (&a.raw, a.arrivals.0, a.offsets.0).cmp(&(&b.raw, b.arrivals.0, b.offsets.0)).then(b.offsets.1.cmp(&a.offsets.1))
+        (&a.raw, a.arrivals.0, a.offsets.0)
+            .cmp(&(&b.raw, b.arrivals.0, b.offsets.0))
+            .then(b.offsets.1.cmp(&a.offsets.1))
     });
     let before = catalog.files.len();
     catalog.files.retain_mut(|file| {
@@ -384,7 +390,9 @@ mod tests {
         catalog.files[1].before = Some(Some((Offset(19), Timestamp::from_secs(200))));
         let raw = RawPartition::new("ad-clicks", Partition(0));
         let check = |from: i64, last: u64, expected: usize| {
-            let written = [(raw.clone(), Written { next: Offset(0), last: Some((Offset(last), Timestamp::from_secs(400))) })].into();
+            let written =
+                [(raw.clone(), Written { next: Offset(0), last: Some((Offset(last), Timestamp::from_secs(400))) })]
+                    .into();
             let missing = catalog.missing(&written, Minute::from_epoch(from), std::time::Duration::from_secs(60));
             assert_eq!(missing.len(), expected, "{missing:?}");
         };

@@ -15,9 +15,11 @@ pub(crate) fn column_of(filter: FilterId) -> String {
 /// The condition that a click fulfils which the filter matches: its fields are and-ed, the values of one field or-ed, an empty field says nothing.
 pub(crate) fn condition(filter: &Filter) -> String {
     let mut parts = Vec::new();
-    for (column, not, values) in
-        [("country", "", &filter.country), ("country", "NOT ", &filter.exclude_country), ("user_id", "", &filter.user_id)]
-    {
+    for (column, not, values) in [
+        ("country", "", &filter.country),
+        ("country", "NOT ", &filter.exclude_country),
+        ("user_id", "", &filter.user_id),
+    ] {
         if !values.is_empty() {
             let values: Vec<String> = values.iter().map(|value| text(value)).collect();
             parts.push(format!("{column} {not}IN ({})", values.join(", ")));
@@ -77,10 +79,7 @@ mod tests {
         };
         check(r#"{"id":0}"#, "TRUE");
         check(r#"{"id":1,"country":["USA","Côte d'Ivoire"]}"#, "country IN ('USA', 'Côte d''Ivoire')");
-        check(
-            r#"{"id":1,"exclude_country":["USA"],"user_id":["u"]}"#,
-            "country NOT IN ('USA') AND user_id IN ('u')",
-        );
+        check(r#"{"id":1,"exclude_country":["USA"],"user_id":["u"]}"#, "country NOT IN ('USA') AND user_id IN ('u')");
         check(
             r#"{"id":1,"ip":["207.148.0.0/15","1.2.3.4","0.0.0.0/0"]}"#,
             "((ip >= X'04cf940000' AND ip <= X'04cf95ffff') OR (ip >= X'0401020304' AND ip <= X'0401020304') OR (ip >= X'0400000000' AND ip <= X'04ffffffff'))",

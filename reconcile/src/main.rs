@@ -97,7 +97,10 @@ fn open_files(config: &Config) -> anyhow::Result<FileStore> {
     let folder = config.files.folder(&config.data_dir).map_err(|error| misused(&error))?;
     let what = || format!("opening the files in {}", folder.display());
     let folder = folder.canonicalize().with_context(what)?;
-    Ok(FileStore { store: Arc::new(LocalFileSystem::new_with_prefix(&folder).with_context(what)?), folder: Some(folder) })
+    Ok(FileStore {
+        store: Arc::new(LocalFileSystem::new_with_prefix(&folder).with_context(what)?),
+        folder: Some(folder),
+    })
 }
 
 /// Reconciles, reports, and returns the exit status.
@@ -168,7 +171,10 @@ fn until_closed(store: &dyn AggregateStore, (from, to): (Minute, Minute), wait: 
             return Ok(());
         }
         if !wait {
-            let open = until.map_or_else(|| "no minute is closed yet".to_owned(), |until| format!("the minutes from {until} on are still open"));
+            let open = until.map_or_else(
+                || "no minute is closed yet".to_owned(),
+                |until| format!("the minutes from {until} on are still open"),
+            );
             bail!("{open}; give --wait to wait for {to}");
         }
         std::thread::sleep(LOOK_EVERY);

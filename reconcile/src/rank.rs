@@ -231,7 +231,8 @@ impl<'a> Ranker<'a> {
     pub(crate) fn compare(&mut self, findings: &mut Findings) -> Result<()> {
         for (filter, waiting) in std::mem::take(&mut self.waiting) {
             for waiting in waiting.chunks(AT_ONCE) {
-                let which: Vec<(Window, Minute)> = waiting.iter().map(|(window, minute, _)| (*window, *minute)).collect();
+                let which: Vec<(Window, Minute)> =
+                    waiting.iter().map(|(window, minute, _)| (*window, *minute)).collect();
                 let stored = self.store.rankings(self.view, filter, &which)?;
                 for ((window, minute, top), stored) in waiting.iter().zip(stored) {
                     let stored = match stored {
@@ -256,9 +257,8 @@ impl<'a> Ranker<'a> {
         let Some(stored) = stored else {
             return (!top.ads.is_empty() && self.expected.must_have(window, minute)).then_some(0);
         };
-        let fits = |depth: &usize| {
-            stored.ads.len() == top.clicked.min(*depth) && stored.whole == (top.clicked <= *depth)
-        };
+        let fits =
+            |depth: &usize| stored.ads.len() == top.clicked.min(*depth) && stored.whole == (top.clicked <= *depth);
         let place = stored.ads.iter().zip(&top.ads).position(|(stored, raw)| stored != raw);
         place.or_else(|| (!self.expected.depths.iter().any(fits)).then(|| stored.ads.len().min(top.ads.len())))
     }

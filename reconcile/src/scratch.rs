@@ -34,8 +34,8 @@ impl ScratchFile {
             .set_compression(Compression::UNCOMPRESSED)
             .set_max_row_group_row_count(Some(GROUP_ROWS))
             .build();
-        let writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties))
-            .map_err(|why| unwritable(path, &why))?;
+        let writer =
+            ArrowWriter::try_new(file, Arc::clone(schema), Some(properties)).map_err(|why| unwritable(path, &why))?;
         Ok(Self { path: path.to_owned(), writer })
     }
 

@@ -80,7 +80,8 @@ mod tests {
     #[test]
     fn slices_hold_about_as_many_rows_as_fit_and_at_least_a_minute() {
         let mut density = Density::new(minute(0), minute(60));
-        let group = |rows, first, last| Group { rows, minutes: Some((minute(first), minute(last))), keeps_lines: false };
+        let group =
+            |rows, first, last| Group { rows, minutes: Some((minute(first), minute(last))), keeps_lines: false };
         for group in [group(100, 0, 9), group(500, 10, 10), group(100, -10, 9), group(7, 90, 99)] {
             density.add(&group);
         }

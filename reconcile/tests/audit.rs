@@ -20,7 +20,8 @@ const TO: &str = "202101010200";
 fn lines() -> Vec<String> {
     let mut lines = Vec::new();
     let users = ["user 1", "user 2", "user 3"];
-    let ips = ["207.148.22.22", "207.148.200.1", "10.1.2.3", "2001:db8:8::1", "2001:db8:10::1", "2001:0DB8:8:0:0:0:0:2"];
+    let ips =
+        ["207.148.22.22", "207.148.200.1", "10.1.2.3", "2001:db8:8::1", "2001:db8:10::1", "2001:0DB8:8:0:0:0:0:2"];
     let countries = ["USA", "India", "France", "Côte d'Ivoire"];
     for n in 0..3000_usize {
         let (hour, min, second) = (n / 1500, n / 25 % 60, n * 7 % 60);

@@ -19,7 +19,8 @@ const TO: &str = "202101010100";
 fn world() -> World {
     let mut world = World::new(&definition());
     world.clock.advance(std::time::Duration::from_secs(3600));
-    let line = |n: u32| format!("[AdClickEvent] <b>ad</b>, 2021-01-01 00:{:02}:{:02}, user {n}, 1.1.1.1, USA", n / 60, n % 60);
+    let line =
+        |n: u32| format!("[AdClickEvent] <b>ad</b>, 2021-01-01 00:{:02}:{:02}, user {n}, 1.1.1.1, USA", n / 60, n % 60);
     let lines: Vec<String> = (0..999).map(line).collect();
     world.send_all(lines.iter().map(String::as_bytes), 50);
     world.send_late(0, &[line(999).as_bytes()]);
@@ -49,7 +50,11 @@ fn what_is_tolerated_is_a_share_of_clicks() {
     // One of a thousand, under filter 0 and under that of its country.
     check(0.001, Verdict::WithinThreshold);
     let wrong_rankings = found(Fault::LongWindows);
-    assert_eq!(report(wrong_rankings, 1.0).verdict, Verdict::Differs, "a ranking that contradicts the counts is no share");
+    assert_eq!(
+        report(wrong_rankings, 1.0).verdict,
+        Verdict::Differs,
+        "a ranking that contradicts the counts is no share"
+    );
 }
 
 #[test]
@@ -68,7 +73,10 @@ fn a_report_is_all_of_it_for_programs_and_a_page_without_scripts_for_people() {
     assert_eq!(json["money"]["not_billed"], 0.25);
     assert_eq!(json["by_kind"]["late"]["figures"], 2);
     let late = &json["counts"][0];
-    assert_eq!((&late["kind"], &late["ad_id"], &late["start"]), (&json!("late"), &json!("<b>ad</b>"), &json!(202_101_010_016_u64)));
+    assert_eq!(
+        (&late["kind"], &late["ad_id"], &late["start"]),
+        (&json!("late"), &json!("<b>ad</b>"), &json!(202_101_010_016_u64))
+    );
     assert_eq!(json["differing_spans"], json!([[202_101_010_016_u64, 202_101_010_017_u64]]));
 }
 
@@ -82,7 +90,10 @@ fn the_history_has_every_report_and_the_trend_the_newest_of_each_span() {
         reports.add(report).unwrap();
     }
     let history = reports.history().unwrap();
-    assert_eq!(history.reports.iter().map(|r| r.verdict).collect::<Vec<_>>(), [Verdict::Differs, Verdict::WithinThreshold]);
+    assert_eq!(
+        history.reports.iter().map(|r| r.verdict).collect::<Vec<_>>(),
+        [Verdict::Differs, Verdict::WithinThreshold]
+    );
     let trend = history.trend();
     assert_eq!((trend.len(), trend[0].verdict, trend[0].drift()), (1, Verdict::WithinThreshold, -0.001));
     // What cannot be read is never taken for nothing.
@@ -95,5 +106,8 @@ fn figures_that_are_not_listed_are_counted() {
     let mut audit = found(Fault::Nothing);
     audit.findings.counts.clear();
     let report = report(audit, 0.0);
-    assert_eq!(report.left_out.counts, report.by_kind.iter().filter(|(k, _)| **k < Kind::Ranking).map(|(_, s)| s.figures).sum::<u64>());
+    assert_eq!(
+        report.left_out.counts,
+        report.by_kind.iter().filter(|(k, _)| **k < Kind::Ranking).map(|(_, s)| s.figures).sum::<u64>()
+    );
 }

@@ -20,7 +20,8 @@ const END: &str = "202101010008";
 /// Eight minutes of 2021, read to their end.
 fn drained() -> Site {
     auditor();
-    let site = Site::new(&[CONFIGURATION, FILTERS, "[reconcile]\nprice_per_click = 0.5\ncurrency = \"CHF\"\n"].concat());
+    let site =
+        Site::new(&[CONFIGURATION, FILTERS, "[reconcile]\nprice_per_click = 0.5\ncurrency = \"CHF\"\n"].concat());
     let options =
         Options { clicks: 20_000, ads: 100, minutes: 8, files: 2, duplicates: 0.03, ..Options::new(site.logs()) };
     generate(&options, || Timestamp::EPOCH, |_| (), &AtomicBool::new(false)).unwrap();
@@ -80,9 +81,13 @@ fn a_day_that_was_counted_right_is_proved_and_one_that_was_not_is_told_with_what
     assert!(!counts.is_empty() && counts.iter().all(|c| c["kind"] == "missing" && c["filter"] == 2), "{counts:?}");
     assert!(counts.iter().all(|c| c["start"] == 202_101_010_004_u64 && c["stored"] == 0));
     // The ranking has no window that was counted wrongly, under its own filter.
-    let only: Vec<&Value> = found["rankings"].as_array().unwrap().iter().filter(|r| r["kind"] == "ranking_only").collect();
+    let only: Vec<&Value> =
+        found["rankings"].as_array().unwrap().iter().filter(|r| r["kind"] == "ranking_only").collect();
     let expected = json!([[202_101_010_003_u64, 5, 1, null]]);
-    assert_eq!(json!(only.iter().map(|r| json!([r["minute"], r["window"], r["filter"], r["stored"]])).collect::<Vec<_>>()), expected);
+    assert_eq!(
+        json!(only.iter().map(|r| json!([r["minute"], r["window"], r["filter"], r["stored"]])).collect::<Vec<_>>()),
+        expected
+    );
     let lines = found["lines_behind"].as_array().unwrap();
     assert!(lines.iter().all(|line| line["file"].as_str().unwrap().contains("clicks-0")), "{lines:?}");
     // The books of money go by filter 0, which is right.
@@ -98,6 +103,25 @@ fn a_day_that_was_counted_right_is_proved_and_one_that_was_not_is_told_with_what
     assert_eq!((&last["verdict"], &last["from"]), (&json!("differs"), &json!(202_101_010_000_u64)));
     assert!(fs::read_to_string(last["report"].as_str().unwrap()).unwrap().contains("Figures differ"));
     assert!(up.metric("clickmill_reconcile_last_exceeds_threshold") > 0.0);
+}
+
+#[test]
+fn a_repair_recalculates_what_differs_and_nothing_else_and_proves_it_again() {
+    let site = drained();
+    let db = store(&site);
+    let lost = "DELETE FROM counts WHERE kind = 0 AND filter = 2 AND start IN (26824322, 26824323, 26824326)";
+    assert!(db.execute(lost, ()).unwrap() > 0);
+    drop(db);
+    let repaired = reconcile(&site, &["--repair", "--json"]);
+    assert_eq!(code(&repaired), 0, "{}{}", repaired.stdout, repaired.stderr);
+    let found: Value = serde_json::from_str(&repaired.stdout).unwrap();
+    assert_eq!((&found["verdict"], &found["repair"]["verdict_before"]), (&json!("agrees"), &json!("differs")));
+    let spans = json!([[202_101_010_002_u64, 202_101_010_004_u64], [202_101_010_006_u64, 202_101_010_007_u64]]);
+    assert_eq!(found["repair"]["spans"], spans);
+    assert!(found["repair"]["before"]["missing"]["lacks"].as_u64().unwrap() > 0);
+    let list = site.succeed(&["recalc", "list", "--json"], LONG);
+    assert_eq!(list.lines().count(), 2, "{list}");
+    assert_eq!(code(&reconcile(&site, &[])), 0);
 }
 
 #[test]

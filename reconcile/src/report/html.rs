@@ -72,7 +72,8 @@ fn percent(rate: f64) -> String {
 
 /// A table, of which so many rows are shown. Columns whose head begins with `#` hold numbers.
 fn table(heads: &[&str], rows: impl Iterator<Item = Vec<String>>, all: u64) -> String {
-    let class = |place: usize| if heads.get(place).is_some_and(|head| head.starts_with('#')) { " class=\"n\"" } else { "" };
+    let class =
+        |place: usize| if heads.get(place).is_some_and(|head| head.starts_with('#')) { " class=\"n\"" } else { "" };
     let mut out = String::from("<table><thead><tr>");
     for (place, head) in heads.iter().enumerate() {
         let _ = write!(out, "<th{}>{}</th>", class(place), escaped(head.trim_start_matches('#')));
@@ -89,7 +90,11 @@ fn table(heads: &[&str], rows: impl Iterator<Item = Vec<String>>, all: u64) -> S
     }
     out += "</tbody></table>\n";
     if all > shown {
-        let _ = writeln!(out, "<p class=\"dim\">{} more are not shown here; the JSON file beside this one has them as far as they are kept.</p>", number(all - shown));
+        let _ = writeln!(
+            out,
+            "<p class=\"dim\">{} more are not shown here; the JSON file beside this one has them as far as they are kept.</p>",
+            number(all - shown)
+        );
     }
     out
 }
@@ -167,8 +172,15 @@ fn meaning(report: &Report) -> String {
             money.price_per_click, money.not_billed, money.billed_too_much
         );
     }
-    let rate = report.rate.map_or_else(|| "not a share of clicks: totals or rankings contradict the counts beside them".to_owned(), percent);
-    let _ = write!(out, "<p>Share of clicks that differs, the highest of all filters: {rate}; tolerated: {}.</p>", percent(report.threshold));
+    let rate = report.rate.map_or_else(
+        || "not a share of clicks: totals or rankings contradict the counts beside them".to_owned(),
+        percent,
+    );
+    let _ = write!(
+        out,
+        "<p>Share of clicks that differs, the highest of all filters: {rate}; tolerated: {}.</p>",
+        percent(report.threshold)
+    );
     out
 }
 
@@ -189,7 +201,13 @@ fn kinds(report: &Report) -> String {
         return String::new();
     }
     let rows = report.by_kind.iter().map(|(kind, sum)| {
-        vec![kind.name().to_owned(), explained(*kind).to_owned(), number(sum.figures), number(sum.lacks), number(sum.surplus)]
+        vec![
+            kind.name().to_owned(),
+            explained(*kind).to_owned(),
+            number(sum.figures),
+            number(sum.lacks),
+            number(sum.surplus),
+        ]
     });
     table(&["kind", "meaning", "#figures", "#clicks missing", "#clicks too many"], rows, report.by_kind.len() as u64)
 }
@@ -197,9 +215,17 @@ fn kinds(report: &Report) -> String {
 fn by_filter(report: &Report) -> String {
     let rows = report.by_filter.iter().map(|of| {
         let name = format!("{} {}", of.filter, escaped(&of.name));
-        vec![name, number(of.raw), number(of.stored), number(of.sum.figures), number(of.sum.lacks), number(of.sum.surplus)]
+        vec![
+            name,
+            number(of.raw),
+            number(of.stored),
+            number(of.sum.figures),
+            number(of.sum.lacks),
+            number(of.sum.surplus),
+        ]
     });
-    let heads = ["filter", "#raw clicks", "#stored clicks", "#counts that differ", "#clicks missing", "#clicks too many"];
+    let heads =
+        ["filter", "#raw clicks", "#stored clicks", "#counts that differ", "#clicks missing", "#clicks too many"];
     table(&heads, rows, report.by_filter.len() as u64)
 }
 
@@ -294,8 +320,11 @@ fn read(report: &Report) -> String {
         );
     }
     if !files.skipped.is_empty() {
-        let skipped: String =
-            files.skipped.iter().map(|file| format!("<li>{}: {}</li>", escaped(&file.path), escaped(&file.why))).collect();
+        let skipped: String = files
+            .skipped
+            .iter()
+            .map(|file| format!("<li>{}: {}</li>", escaped(&file.path), escaped(&file.why)))
+            .collect();
         let _ = write!(out, "<p><b>Left out, as asked:</b></p><ul>{skipped}</ul>");
     }
     out
@@ -310,10 +339,19 @@ pub(super) fn index(history: &History) -> String {
     section(&mut out, "Drift, span by span: clicks too many above the line, missing below", &chart(&drifts));
     let rows = history.reports.iter().rev().map(|entry| {
         let (_, verdict) = verdict_of(entry.verdict);
-        let link = format!("<a href=\"{0}.html\">{1} to {2}</a>", escaped(&entry.name), minute(entry.from), minute(entry.to));
+        let link =
+            format!("<a href=\"{0}.html\">{1} to {2}</a>", escaped(&entry.name), minute(entry.from), minute(entry.to));
         let verdict = if entry.repaired { format!("{verdict} (repaired)") } else { verdict.to_owned() };
         let rate = entry.rate.map_or_else(|| "–".to_owned(), percent);
-        vec![link, escaped(&entry.made_at), verdict, number(entry.differing), number(entry.lacks), number(entry.surplus), rate]
+        vec![
+            link,
+            escaped(&entry.made_at),
+            verdict,
+            number(entry.differing),
+            number(entry.lacks),
+            number(entry.surplus),
+            rate,
+        ]
     });
     let heads = ["span", "made", "verdict", "#figures that differ", "#clicks missing", "#clicks too many", "#share"];
     section(&mut out, "Reports, newest first", &table(&heads, rows, history.reports.len() as u64));

@@ -174,7 +174,8 @@ impl Report {
             Some(rate) if rate <= threshold && threshold > 0.0 => Verdict::WithinThreshold,
             _ => Verdict::Differs,
         };
-        let of_kinds = |kinds: &[Kind]| kinds.iter().filter_map(|kind| findings.by_kind.get(kind)).map(|sum| sum.figures).sum();
+        let of_kinds =
+            |kinds: &[Kind]| kinds.iter().filter_map(|kind| findings.by_kind.get(kind)).map(|sum| sum.figures).sum();
         let counts: u64 = of_kinds(&[Kind::Late, Kind::Missing, Kind::Surplus, Kind::Total]);
         let rankings: u64 = of_kinds(&[Kind::Ranking, Kind::RankingOnly]);
         let left_out = LeftOut {

@@ -16,8 +16,8 @@ use clickmill_model::records::{
     FilterSpan, LATE_CLICKS, Origin, Ranking, SetAside, SetAsideBatch, SourceHeader, SourceMark,
 };
 use clickmill_model::{
-    Columns, Definition, Filter, FilterId, InputTopic, Minute, Offset, Partition, RawPartition, Revision, Span, SpanKind, Timestamp,
-    Window,
+    Columns, Definition, Filter, FilterId, InputTopic, Minute, Offset, Partition, RawPartition, Revision, Span,
+    SpanKind, Timestamp, Window,
 };
 use clickmill_queue::memory::MemoryQueue;
 use clickmill_queue::{
@@ -293,14 +293,16 @@ impl Figures {
                 let begin = last.plus(1 - i64::from(window.0) - longer);
                 for filter in &definition.filters {
                     let mut sums: BTreeMap<&String, u64> = BTreeMap::new();
-                    for ((_, of, ad), clicks) in
-                        self.counts.range((begin, FilterId(0), String::new())..(last.next(), FilterId(0), String::new()))
+                    for ((_, of, ad), clicks) in self
+                        .counts
+                        .range((begin, FilterId(0), String::new())..(last.next(), FilterId(0), String::new()))
                     {
                         if *of == filter.id {
                             *sums.entry(ad).or_default() += clicks;
                         }
                     }
-                    let mut ads: Vec<(String, u64)> = sums.into_iter().map(|(ad, clicks)| (ad.clone(), clicks)).collect();
+                    let mut ads: Vec<(String, u64)> =
+                        sums.into_iter().map(|(ad, clicks)| (ad.clone(), clicks)).collect();
                     if fault == Fault::TiesBackwards {
                         ads.reverse();
                     }

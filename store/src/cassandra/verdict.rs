@@ -2,9 +2,9 @@
 
 use std::iter;
 
+use super::Cluster;
 use super::error::{explain, garbled};
 use super::write::deliver;
-use super::Cluster;
 use crate::{Result, StoreError, Verdict};
 
 /// The row's name.

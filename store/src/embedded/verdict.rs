@@ -20,5 +20,6 @@ pub(super) fn last(conn: &Connection) -> Result<Option<Verdict>> {
     }
     let mut select = conn.prepare_cached("SELECT json FROM verdicts WHERE what = 0")?;
     let json: Option<String> = select.query_row((), |row| row.get(0)).optional()?;
-    json.map(|json| serde_json::from_str(&json).map_err(|error| Fault::Broken(format!("table verdicts: {error}")))).transpose()
+    json.map(|json| serde_json::from_str(&json).map_err(|error| Fault::Broken(format!("table verdicts: {error}"))))
+        .transpose()
 }
