@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clickmill_aggregator::AggregatorWorker;
 use clickmill_api::{RunState, StageBoard};
 use clickmill_db_writer::late::{LateConfig, LateWriter};

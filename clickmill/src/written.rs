@@ -1,7 +1,7 @@
 //! `clickmill written`: how far raw and late lines are in Parquet. For `clickmill-reconcile`, which knows no queue.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::bail;

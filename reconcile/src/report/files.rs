@@ -29,7 +29,7 @@ impl ReportFolder {
         fs::create_dir_all(folder).with_context(what)?;
         let lock = File::options().create(true).append(true).open(folder.join(LOCK)).with_context(what)?;
         let report_folder = Self { folder: folder.to_owned(), lock };
-        report_folder.write(".probe", b"can be written").with_context(what)?;
+        report_folder.write_all(&[(".probe", b"can be written")]).with_context(what)?;
         fs::remove_file(folder.join(".probe")).with_context(what)?;
         Ok(report_folder)
     }
@@ -43,18 +43,13 @@ impl ReportFolder {
         let page = format!("{name}.html");
         let mut history = self.history()?;
         history.add(Entry::of(report, &name));
-        let written = (|| {
-            self.write(&format!("{name}.json"), &json)?;
-            self.write(&page, html::page(report).as_bytes())?;
-            self.write(INDEX, html::index(&history).as_bytes())?;
-            self.write(HISTORY, &serde_json::to_vec_pretty(&history)?)
-        })();
-        if written.is_err() {
-            // A report that is in no history is none.
-            for extension in ["json", "html"] {
-                let _ = fs::remove_file(self.folder.join(format!("{name}.{extension}")));
-            }
-        }
+        // The history last: a report that is in it is there.
+        let written = self.write_all(&[
+            (&format!("{name}.json"), &json),
+            (&page, html::page(report).as_bytes()),
+            (INDEX, html::index(&history).as_bytes()),
+            (HISTORY, &serde_json::to_vec_pretty(&history).with_context(what)?),
+        ]);
         self.lock.unlock().with_context(what)?;
         written.with_context(what)?;
         Ok(self.folder.join(page))
@@ -71,19 +66,25 @@ impl ReportFolder {
             .with_context(|| format!("{} is no history of reports: move it away to begin a new one", path.display()))
     }
 
-    /// A reader sees all of a file or none of it.
-    fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let temporary = self.folder.join(format!(".{name}.{}", std::process::id()));
+    /// Writes files one after the other, none before there is room for all: a reader sees all of a file or none of it, and a full disk leaves nothing.
+    fn write_all(&self, files: &[(&str, &[u8])]) -> io::Result<()> {
+        let temporary = |name: &str| self.folder.join(format!(".{name}.{}", std::process::id()));
         let written = (|| {
-            let mut file = File::create(&temporary)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&temporary, self.folder.join(name))?;
+            for (name, bytes) in files {
+                let mut file = File::create(temporary(name))?;
+                file.write_all(bytes)?;
+                file.sync_all()?;
+            }
+            for (name, _) in files {
+                fs::rename(temporary(name), self.folder.join(name))?;
+            }
             File::open(&self.folder)?.sync_all()
         })();
         if written.is_err() {
-            // What is half written helps nobody, and may be what fills the disk.
-            let _ = fs::remove_file(&temporary);
+            for (name, _) in files {
+                // What is half written helps nobody, and may be what fills the disk.
+                let _ = fs::remove_file(temporary(name));
+            }
         }
         written
     }
