@@ -31,7 +31,7 @@ pub(super) struct FilterAnswer {
     ip: Vec<String>,
     /// The click's user is one of these.
     user_id: Vec<String>,
-    /// The first minute in which it was counted; null where that is from the beginning, or not yet.
+    /// The first minute in which the stream counted it; null where that is from the beginning, or not yet. Recalculations may have counted it in earlier ones, see `/v1/status`.
     #[schema(value_type = Option<u64>)]
     from: Option<Minute>,
     /// The first minute in which it is no longer counted; null where it still is.
