@@ -83,6 +83,47 @@ fn drain_counts_are_exactly_the_truth() {
     assert!(summary.contains("0 lines: 0 clicks"), "{summary:?}");
 }
 
+#[test]
+fn a_recalculation_counts_late_clicks_and_is_undone_again() {
+    let keyspace = keyspace("revise");
+    let site = Site::new(&configuration(&Cassandra::shared().addresses()[0], &keyspace));
+    site.succeed(&["schema", "create"], LONG);
+    let options = Options { clicks: 20_000, ads: 100, minutes: 70, files: 2, ..Options::new(site.logs()) };
+    generate(&options, no_clock, |_| (), &AtomicBool::new(false)).unwrap();
+    site.succeed(&["up", "--drain"], LONG);
+    let before = Truth::read(&site.logs().join(TRUTH_FILE)).unwrap();
+    let first = before.counts.keys().next().unwrap().0;
+    let check = |truth: &Truth| {
+        let api = site.serve(&["api", "--listen", "127.0.0.1:0"], LONG);
+        assert_counts(&api, FilterId::ALL, truth);
+        // Over the edges, with the hour's totals and without.
+        for (from, to) in [(0, 70), (0, 60), (2, 66), (3, 65), (30, 68), (0, 4)] {
+            let (from, to) = (first.plus(from), first.plus(to));
+            assert_top(&api, FilterId::ALL, from, to, 20, &top_of(truth, from, to));
+        }
+    };
+    let said = site.succeed(&["recalc", "--from", "202101010000", "--to", "202101010110"], LONG);
+    assert!(said.contains("revision 1 is active") && said.contains("no figure changed"), "{said}");
+    check(&before);
+    let late = |n: i64| format!("[AdClickEvent] ad001, {}, late {n}, 9.9.9.9, Japan\n", time_of(first.plus(n * 6 + 3)));
+    std::fs::write(site.logs().join("late.log"), (0..10).map(late).collect::<String>()).unwrap();
+    assert!(site.succeed(&["up", "--drain"], LONG).contains("10 late"));
+    let mut after = Truth { counts: before.counts.clone() };
+    for n in 0..10 {
+        *after.counts.entry((first.plus(n * 6 + 3), "ad001".to_owned())).or_default() += 1;
+    }
+    let said = site.succeed(&["recalc", "--from", "202101010003", "--to", "202101010105"], LONG);
+    assert!(said.contains("revision 2 is active") && said.contains("10 counts"), "{said}");
+    check(&after);
+    site.succeed(&["recalc", "undo", "2"], LONG);
+    check(&before);
+}
+
+/// The second half of a minute, as a log says it.
+fn time_of(minute: clickmill_model::Minute) -> String {
+    minute.start().after(Duration::from_secs(30)).to_string().replace('T', " ").replace('Z', "")
+}
+
 fn top_of(truth: &Truth, from: clickmill_model::Minute, to: clickmill_model::Minute) -> Vec<(String, u64)> {
     let mut sums = std::collections::BTreeMap::new();
     for ((_, ad), count) in truth.counts.iter().filter(|((minute, _), _)| *minute >= from && *minute < to) {
