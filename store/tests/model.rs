@@ -6,7 +6,7 @@ use clickmill_model::records::{FilterSpan, Ranking};
 use clickmill_model::{FilterId, Minute, Partition, Revision, SpanKind, Timestamp, Window};
 use clickmill_store::conformance::told::Told;
 use clickmill_store::embedded::{EmbeddedStore, Options};
-use clickmill_store::{AggregateStore, ClosedWrite, MemoryStore, MinuteRange, RankedWrite, View};
+use clickmill_store::{AggregateStore, ClosedWrite, Holds, MemoryStore, MinuteRange, RankedWrite, View};
 use proptest::prelude::*;
 
 const PARTITIONS: u32 = 2;
@@ -21,6 +21,8 @@ enum Step {
     Again(prop::sample::Index),
     /// A reducer tells rankings: filter, window, minutes back, ads.
     Rank(u16, u32, i64, Vec<(u32, u64)>),
+    /// Minutes are recalculated: how long ago the first was, how many, whether under both filters, and other clicks than before.
+    Revise(i64, i64, bool, u64),
     /// What arrived that many minutes before now goes: counts, rankings.
     Expire(i64, i64),
     /// The process ends and another one begins.
@@ -37,6 +39,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<prop::sample::Index>().prop_map(Step::Again),
         3 => (0..2_u16, prop_oneof![Just(1_u32), Just(5)], 0..5_i64, prop::collection::vec((0..40_u32, 1..1000_u64), 0..8))
             .prop_map(|(filter, window, back, ads)| Step::Rank(filter, window, back, ads)),
+        2 => (0..3000_i64, prop_oneof![1..90_i64, 1..2000_i64], any::<bool>(), 1..1000_u64)
+            .prop_map(|(back, length, both, seed)| Step::Revise(back, length, both, seed)),
         1 => (0..4000_i64, 0..4000_i64).prop_map(|(counts, rankings)| Step::Expire(counts, rankings)),
         1 => Just(Step::Restart),
     ]
@@ -52,6 +56,8 @@ struct World {
     until: Vec<Minute>,
     writes: Vec<ClosedWrite>,
     ranked: Minute,
+    /// By rising revision.
+    revised: Vec<(Revision, Holds)>,
 }
 
 impl World {
@@ -70,6 +76,7 @@ impl World {
             until,
             writes: vec![],
             ranked: begin,
+            revised: vec![],
         }
     }
 
@@ -122,6 +129,7 @@ impl World {
                 self.embedded.write_ranked(&write).unwrap();
                 self.memory.write_ranked(&write).unwrap();
             }
+            Step::Revise(back, length, both, seed) => self.revise(back, length, both, seed),
             Step::Expire(counts, rankings) => {
                 let before = |back: i64| self.now.plus(-back).start();
                 let found = self.embedded.expire(before(counts), before(rankings)).unwrap();
@@ -134,7 +142,50 @@ impl World {
         }
     }
 
+    fn revise(&mut self, back: i64, length: i64, both: bool, seed: u64) {
+        let from = self.now.plus(-back);
+        let to = from.plus(length).min(self.now);
+        if from >= to {
+            return;
+        }
+        let revision = Revision(self.revised.len() as u32 + 1);
+        let filters = if both { vec![FilterId(0), FilterId(1)] } else { vec![FilterId(1)] };
+        let mut told = Told::new(PARTITIONS);
+        let mut rankings = Vec::new();
+        for m in (0..to.minus(from)).filter(|m| (*m as u64 * 7 + seed).is_multiple_of(5)) {
+            for filter in &filters {
+                let (ad, clicks) = (format!("ad{}", (m as u64 * 3 + seed) % 30), seed + m as u64);
+                told.add(from.plus(m), &ad, *filter, clicks);
+                let (filter, minute) = (*filter, from.plus(m));
+                let ads = vec![(ad, clicks)];
+                rankings.push((Ranking { filter, window: Window(1), minute, whole: true, complete: true, ads }, None));
+            }
+        }
+        for partition in (0..PARTITIONS).map(Partition) {
+            let mut write = ClosedWrite { revision, ..told.write(partition, from, to) };
+            write.counts.retain(|(columns, _)| from <= columns.span.start);
+            self.closed(&write);
+        }
+        let write = RankedWrite { revision, partition: Partition(0), rankings, until: to };
+        self.embedded.write_ranked(&write).unwrap();
+        self.memory.write_ranked(&write).unwrap();
+        let range = MinuteRange { from, to };
+        let filters = filters.into_iter().map(|filter| (filter, range)).collect();
+        self.revised.push((revision, Holds { range, filters, windows: [Window(1)].into() }));
+    }
+
+    /// As readers see it without recalculations, with all of them, and where every other one is undone.
     fn compare(&self, ranges: &[(prop::sample::Index, prop::sample::Index)]) {
+        let undone = self.revised.iter().step_by(2).cloned();
+        for view in [View::STREAM, View::of(self.revised.iter().cloned()), View::of(undone)] {
+            self.compare_seen(&view, ranges);
+        }
+        for (revision, _) in &self.revised {
+            assert_eq!(self.embedded.progress_of(*revision).unwrap(), self.memory.progress_of(*revision).unwrap());
+        }
+    }
+
+    fn compare_seen(&self, view: &View, ranges: &[(prop::sample::Index, prop::sample::Index)]) {
         let (one, other) = (&self.embedded, &self.memory);
         let progress = one.progress().unwrap();
         assert_eq!(progress, other.progress().unwrap());
@@ -148,23 +199,17 @@ impl World {
             let range = MinuteRange { from: at(from).min(at(to)).max(first), to: at(from).max(at(to)).max(first) };
             for filter in [FilterId(0), FilterId(1), FilterId(9)] {
                 assert_eq!(
-                    one.counts(&View::STREAM, &ads, filter, range).unwrap(),
-                    other.counts(&View::STREAM, &ads, filter, range).unwrap()
+                    one.counts(view, &ads, filter, range).unwrap(),
+                    other.counts(view, &ads, filter, range).unwrap()
                 );
-                assert_eq!(
-                    one.top(&View::STREAM, filter, range, 5).unwrap(),
-                    other.top(&View::STREAM, filter, range, 5).unwrap()
-                );
+                assert_eq!(one.top(view, filter, range, 5).unwrap(), other.top(view, filter, range, 5).unwrap());
                 for step in [SpanKind::Minute, SpanKind::Hour, SpanKind::Day] {
-                    let series = one.series(&View::STREAM, "ad1", filter, range, step).unwrap();
-                    assert_eq!(series, other.series(&View::STREAM, "ad1", filter, range, step).unwrap());
+                    let series = one.series(view, "ad1", filter, range, step).unwrap();
+                    assert_eq!(series, other.series(view, "ad1", filter, range, step).unwrap());
                 }
                 let minutes = (0..50).map(|back| self.now.plus(-back));
                 let which: Vec<_> = minutes.flat_map(|minute| [(Window(1), minute), (Window(5), minute)]).collect();
-                assert_eq!(
-                    one.rankings(&View::STREAM, filter, &which).unwrap(),
-                    other.rankings(&View::STREAM, filter, &which).unwrap()
-                );
+                assert_eq!(one.rankings(view, filter, &which).unwrap(), other.rankings(view, filter, &which).unwrap());
             }
         }
     }
