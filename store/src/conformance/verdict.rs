@@ -7,7 +7,7 @@ use crate::Verdict;
 
 /// The last one is told, whatever it came to; before the first there is none.
 pub fn the_last_verdict_is_told(store: &Store) {
-    assert_eq!(store.last_verdict().unwrap(), None);
+    assert_eq!(store.last_verdict().expect("read"), None);
     let first = Verdict {
         agrees: false,
         exceeds: true,
@@ -22,8 +22,8 @@ pub fn the_last_verdict_is_told(store: &Store) {
     };
     let second = Verdict { agrees: true, exceeds: false, differing: 0, report: None, ..first.clone() };
     for verdict in [first, second] {
-        store.write_verdict(&verdict).unwrap();
-        store.write_verdict(&verdict).unwrap();
-        assert_eq!(store.last_verdict().unwrap(), Some(verdict));
+        store.write_verdict(&verdict).expect("written");
+        store.write_verdict(&verdict).expect("written");
+        assert_eq!(store.last_verdict().expect("read"), Some(verdict));
     }
 }
