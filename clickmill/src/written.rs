@@ -13,12 +13,14 @@ use clickmill_queue::{Committed, Queue, TopicPartition, topology};
 use serde_json::{Value, json};
 
 use crate::config::Config;
-use crate::drain;
 use crate::pipeline::{Access, Parts};
 use crate::up;
 
 /// How often it looks whether the writers have come as far as the mappers.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How much is read at once of what a writer has not passed.
+const READ_BYTES: usize = 1 << 20;
 
 /// What the mappers had told when it was noted: every line of it must be in a file.
 struct Told {
@@ -65,10 +67,10 @@ impl Told {
         let mut raw = Vec::new();
         let mut is_behind = false;
         for (partition, counted) in &self.counted {
-            let committed = of_raw_writer(queue, partition)?;
             let of = TopicPartition { topic: partition.topic.clone(), partition: partition.partition };
+            let committed = committed_by(topology::RAW_WRITER, queue, &of)?;
             let is_there = queue.partitions(&partition.topic)?.is_some();
-            let behind = is_there && !drain::has_read(queue, topology::RAW_WRITER, &of, *counted)?;
+            let behind = is_there && has_lines_behind(queue, committed.as_ref(), &of, *counted)?;
             is_behind |= behind;
             let last = match committed.as_ref().map(|committed| Before::committed(&committed.metadata)) {
                 Some(Before::File { last_offset, last_arrival }) => {
@@ -84,7 +86,8 @@ impl Told {
         }
         let mut late = Vec::new();
         for (of, end) in &self.late {
-            let behind = !drain::has_read(queue, topology::LATE_WRITER, of, *end)?;
+            let committed = committed_by(topology::LATE_WRITER, queue, of)?;
+            let behind = has_lines_behind(queue, committed.as_ref(), of, *end)?;
             is_behind |= behind;
             late.push(json!({ "partition": of.partition, "end": end, "behind": behind }));
         }
@@ -92,8 +95,33 @@ impl Told {
     }
 }
 
-fn of_raw_writer(queue: &dyn Queue, raw: &RawPartition) -> anyhow::Result<Option<Committed>> {
-    let committed: BTreeMap<Partition, Committed> =
-        queue.committed(topology::RAW_WRITER, &raw.topic)?.into_iter().collect();
-    Ok(committed.get(&raw.partition).cloned())
+fn committed_by(group: &str, queue: &dyn Queue, of: &TopicPartition) -> anyhow::Result<Option<Committed>> {
+    let committed: BTreeMap<Partition, Committed> = queue.committed(group, &of.topic)?.into_iter().collect();
+    Ok(committed.get(&of.partition).cloned())
+}
+
+/// True where a record before `end` that a writer has not passed holds a line. What only says how far time has come is none: after a drain nobody may be there to pass it.
+fn has_lines_behind(
+    queue: &dyn Queue,
+    committed: Option<&Committed>,
+    of: &TopicPartition,
+    end: Offset,
+) -> anyhow::Result<bool> {
+    let mut next = match committed {
+        Some(committed) => committed.offset,
+        None => queue.range(of)?.start,
+    };
+    while next < end {
+        let records = queue.read(of, next, READ_BYTES)?;
+        let inside = || records.iter().take_while(|record| record.offset < end);
+        if inside().any(|record| !record.record.value.is_empty()) {
+            return Ok(true);
+        }
+        match inside().last() {
+            Some(last) => next = last.offset.next(),
+            // Before its end a log may have offsets without records.
+            None => break,
+        }
+    }
+    Ok(false)
 }
