@@ -28,20 +28,24 @@ impl Browser {
     /// A browser whose window is `width` pixels wide, a phone's below 500.
     pub(crate) fn open(width: u32, dark: bool) -> Self {
         const MISSING: &str = "the page's tests need a browser: apt-get install chromium chromium-driver";
-        let mut driver = Command::new("chromedriver")
-            .args(["--port=0", "--log-level=SEVERE"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect(MISSING);
-        let mut said = BufReader::new(driver.stdout.take().unwrap());
-        let port = (&mut said)
-            .lines()
-            .map_while(Result::ok)
-            .find_map(|line| {
+        let start = || {
+            let mut driver = Command::new("chromedriver")
+                .args(["--port=0", "--log-level=SEVERE"])
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect(MISSING);
+            let mut said = BufReader::new(driver.stdout.take().unwrap());
+            let port = (&mut said).lines().map_while(Result::ok).find_map(|line| {
                 line.split_once("successfully on port ").map(|(_, port)| port.trim_end_matches('.').to_owned())
-            })
-            .expect("chromedriver says its port");
+            });
+            if port.is_none() {
+                driver.wait().unwrap();
+            }
+            Some((driver, said, port?))
+        };
+        // It ends at once where another process took the port that it had chosen for IPv4 and IPv6, as tests that run side by side do.
+        let (driver, said, port) = (0..5).find_map(|_| start()).expect("chromedriver says its port");
         let agent =
             ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(DEADLINE)).build().into();
         let profile = tempfile::tempdir().unwrap();
