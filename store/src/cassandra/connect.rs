@@ -85,7 +85,7 @@ pub(super) async fn connect(options: &Options) -> Result<Session, OpenError> {
         .connection_timeout(CONNECT_WITHIN)
         .keepalive_interval(KEEPALIVE)
         .keepalive_timeout(KEEPALIVE)
-        .keyspaces_to_fetch([options.keyspace.as_str()])
+        .keyspaces_to_fetch([options.keyspace.as_str(), schema::ALWAYS_THERE])
         .default_execution_profile_handle(usual.load_balancing_policy(policy).build().into_handle());
     if let Some(login) = &options.login {
         builder = builder.user(&login.user, &login.password);

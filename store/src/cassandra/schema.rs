@@ -22,7 +22,7 @@ use scylla::errors::ExecutionError;
 use super::error::{OpenError, explain, garbled};
 use super::options::{BUCKETS, Consistency, MOST_BUCKETS, Options, Replication};
 use super::overlap::Copies;
-use crate::Result;
+use crate::{Result, StoreError};
 
 /// The version that this program reads and writes.
 pub(super) const VERSION: u32 = STEPS.len() as u32;
@@ -61,6 +61,9 @@ pub(super) struct Settings {
     pub(super) buckets: u32,
 }
 
+/// A keyspace of every cluster.
+pub(super) const ALWAYS_THERE: &str = "system";
+
 /// The copies of the keyspace; `None` where it is not there.
 fn copies(state: &ClusterState, options: &Options) -> Result<Option<Copies>, OpenError> {
     let Some(keyspace) = state.get_keyspace(&options.keyspace) else { return Ok(None) };
@@ -87,6 +90,11 @@ const CREATE: &str = "run `clickmill schema create`";
 pub(super) async fn check(session: &Session, options: &Options) -> Result<Settings, OpenError> {
     let state = session.get_cluster_state();
     let Some(copies) = copies(&state, options)? else {
+        // The driver connects without the schema where it cannot read it.
+        if state.get_keyspace(ALWAYS_THERE).is_none() {
+            let what = "reading the schema".to_owned();
+            return Err(StoreError::Unavailable { what, why: "no node of Cassandra tells it".to_owned() }.into());
+        }
         return Err(wrong(options, format!("it is not there: {CREATE}, or name another one")));
     };
     check_levels(&copies, options)?;
