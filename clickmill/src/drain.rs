@@ -180,7 +180,7 @@ fn ends<'a>(
 }
 
 /// True where a group has read every record of a partition before `end`.
-pub(crate) fn has_read(queue: &dyn Queue, group: &str, of: &TopicPartition, end: Offset) -> anyhow::Result<bool> {
+fn has_read(queue: &dyn Queue, group: &str, of: &TopicPartition, end: Offset) -> anyhow::Result<bool> {
     let committed = queue.committed(group, &of.topic)?;
     let next = match committed.into_iter().find(|(partition, _)| *partition == of.partition) {
         Some((_, committed)) => committed.offset,

@@ -18,6 +18,7 @@ mod reference;
 mod schema;
 mod stages;
 mod topics;
+mod unwritten;
 mod up;
 mod watching;
 mod written;

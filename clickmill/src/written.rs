@@ -14,13 +14,11 @@ use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::pipeline::{Access, Parts};
+use crate::unwritten::has_lines;
 use crate::up;
 
 /// How often it looks whether the writers have come as far as the mappers.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-
-/// How much is read at once of what a writer has not passed.
-const READ_BYTES: usize = 1 << 20;
 
 /// What the mappers had told when it was noted: every line of it must be in a file.
 struct Told {
@@ -100,28 +98,16 @@ fn committed_by(group: &str, queue: &dyn Queue, of: &TopicPartition) -> anyhow::
     Ok(committed.get(&of.partition).cloned())
 }
 
-/// True where a record before `end` that a writer has not passed holds a line. What only says how far time has come is none: after a drain nobody may be there to pass it.
+/// True where a record before `end` that a writer has not passed holds a line.
 fn has_lines_behind(
     queue: &dyn Queue,
     committed: Option<&Committed>,
     of: &TopicPartition,
     end: Offset,
 ) -> anyhow::Result<bool> {
-    let mut next = match committed {
+    let next = match committed {
         Some(committed) => committed.offset,
         None => queue.range(of)?.start,
     };
-    while next < end {
-        let records = queue.read(of, next, READ_BYTES)?;
-        let inside = || records.iter().take_while(|record| record.offset < end);
-        if inside().any(|record| !record.record.value.is_empty()) {
-            return Ok(true);
-        }
-        match inside().last() {
-            Some(last) => next = last.offset.next(),
-            // Before its end a log may have offsets without records.
-            None => break,
-        }
-    }
-    Ok(false)
+    has_lines(queue, of, next..end)
 }

@@ -15,12 +15,10 @@ use clickmill_recalc::Plan;
 use clickmill_store::{MinuteRange, Recalculation, View};
 
 use crate::pipeline::Parts;
+use crate::unwritten::has_lines;
 
 /// How often it looks whether the span can be recalculated now.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-
-/// How much is read at once of what the raw writer has not passed.
-const READ_BYTES: usize = 1 << 20;
 
 /// What must be so before a span is recalculated.
 pub(super) struct Waiting<'a> {
@@ -68,7 +66,7 @@ impl Waiting<'_> {
         })
     }
 
-    /// Waits until the writer of raw lines has passed what the mappers have. What only says how far time has come is no line: after a drain nobody may be there to pass it.
+    /// Waits until the writer of raw lines has passed what the mappers have.
     fn until_written(&self, mapped: &BTreeMap<RawPartition, Offset>) -> anyhow::Result<()> {
         self.until("writing the raw lines", || {
             for (raw, end) in mapped {
@@ -82,7 +80,7 @@ impl Waiting<'_> {
                     Some((_, committed)) => committed.offset,
                     None => self.parts.queue.range(&of)?.start,
                 };
-                if self.has_lines(&of, written..*end)? {
+                if has_lines(&*self.parts.queue, &of, written..*end)? {
                     return Ok(Some(format!(
                         "not all raw lines are in Parquet yet: {raw} is counted up to offset {end}, and written up to {written}"
                     )));
@@ -90,24 +88,6 @@ impl Waiting<'_> {
             }
             Ok(None)
         })
-    }
-
-    /// True where one of these records holds a line.
-    fn has_lines(&self, of: &TopicPartition, offsets: Range<Offset>) -> anyhow::Result<bool> {
-        let mut next = offsets.start;
-        while next < offsets.end {
-            let records = self.parts.queue.read(of, next, READ_BYTES)?;
-            let inside = || records.iter().take_while(|record| record.offset < offsets.end);
-            if inside().any(|record| !record.record.value.is_empty()) {
-                return Ok(true);
-            }
-            match inside().last() {
-                Some(last) => next = last.offset.next(),
-                // Before its end a log may have offsets without records.
-                None => break,
-            }
-        }
-        Ok(false)
     }
 
     /// Looks until nothing is in the way any more, or says what is.
