@@ -21,7 +21,7 @@ pub(crate) fn news(group: &str, poll: &Poll) {
 }
 
 /// `ad-clicks/0-3,7 other/0`.
-fn list<'a>(partitions: impl IntoIterator<Item = &'a TopicPartition>) -> String {
+pub(crate) fn list<'a>(partitions: impl IntoIterator<Item = &'a TopicPartition>) -> String {
     let mut by_topic: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
     for of in partitions {
         by_topic.entry(&of.topic).or_default().push(of.partition.0);

@@ -265,11 +265,6 @@ pub trait Producer: Send {
         transaction: &Transaction,
         consumer: Option<&dyn Consumer>,
     ) -> Result<Vec<(TopicPartition, Offset)>>;
-
-    /// Ends what earlier producers of this transactional id have left in the offsets of a group that reads this topic, where taking over the id alone does not. Changes nothing else.
-    fn settle(&mut self, _group: &str, _topic: &str) -> Result<()> {
-        Ok(())
-    }
 }
 
 /// Reads records as a member of a group.

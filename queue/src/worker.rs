@@ -158,10 +158,7 @@ pub struct Worker<W: Work> {
 impl<W: Work> Worker<W> {
     /// Ends what is left of an earlier worker of this name, and joins the group that shares the partitions of `topics`.
     pub fn start(queue: Arc<dyn Queue>, config: WorkerConfig, topics: &[&str], work: W) -> Result<Self, StageError> {
-        let mut producer = queue.producer(&format!("{}-{}", W::GROUP, config.name))?;
-        if let Some(topic) = topics.first() {
-            producer.settle(W::GROUP, topic)?;
-        }
+        let producer = queue.producer(&format!("{}-{}", W::GROUP, config.name))?;
         let consumer = queue.consumer(W::GROUP, topics)?;
         Ok(Self {
             queue,

@@ -29,6 +29,9 @@ const ENDS_EVERY: Duration = Duration::from_millis(200);
 /// How long the broker may take to begin elsewhere.
 const SEEK_WITHIN: Duration = Duration::from_secs(10);
 
+/// How often a consumer says that it is not told what its group has committed. A transaction may last for a while.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
+
 /// A consumer that waits looks around so often.
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
@@ -41,6 +44,8 @@ pub(super) struct KafkaConsumer {
     bell: Arc<Bell>,
     /// The group's decision that waits for its answer.
     open: Open,
+    /// Since when nobody says what the group has committed, or when that was last complained of.
+    unsure: Option<Instant>,
     /// When the broker was last asked where the logs end.
     asked_ends: Option<Instant>,
     /// The partition that was served last.
@@ -92,6 +97,7 @@ impl KafkaConsumer {
             consumer,
             bell,
             open: Open::None,
+            unsure: None,
             asked_ends: None,
             turn: None,
             leaves: false,
@@ -248,11 +254,13 @@ impl KafkaConsumer {
         let committed = match offsets::ask(&*self.consumer, &taking, QUESTION) {
             Ok(committed) => committed?,
             Err(error) if error.rdkafka_error_code().is_some_and(offsets::may_pass) => {
+                self.complain(&taking, &error);
                 self.open = Open::Taking(taking);
                 return Ok(None);
             }
             Err(error) => return Err(self.failed("asking what is committed in", &error)),
         };
+        self.unsure = None;
         let mut starting = BTreeMap::new();
         let mut assigned: Vec<(TopicPartition, Option<Committed>)> = Vec::new();
         for (of, committed) in taking.into_iter().zip(committed) {
@@ -269,6 +277,21 @@ impl KafkaConsumer {
         self.open = Open::Starting(starting);
         assigned.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(Some(Poll::Assigned(assigned)))
+    }
+
+    /// Says from time to time that it waits: a transaction that its coordinator has forgotten never ends by itself.
+    fn complain(&mut self, taking: &[TopicPartition], error: &KafkaError) {
+        let since = *self.unsure.get_or_insert_with(Instant::now);
+        if since.elapsed() >= COMPLAIN_EVERY {
+            self.unsure = Some(Instant::now());
+            let partitions = tell::list(taking);
+            tracing::warn!(
+                %error,
+                group = self.group(),
+                partitions,
+                "waiting to be told what the group has committed: a transaction that would change it does not end, or the group's coordinator does not answer"
+            );
+        }
     }
 
     fn is_asked(&self, of: &TopicPartition) -> bool {

@@ -242,13 +242,6 @@ impl Membership {
         NonNull::new(metadata).map(|metadata| Self { metadata })
     }
 
-    /// Of one who is no member of the group.
-    pub(super) fn outside(group: &CStr) -> Option<Self> {
-        // SAFETY: the name is read, and what comes back is ours.
-        let metadata = unsafe { native::rd_kafka_consumer_group_metadata_new(group.as_ptr()) };
-        NonNull::new(metadata).map(|metadata| Self { metadata })
-    }
-
     /// The name that the broker gave the member; empty where it is none.
     pub(super) fn member_id(&self) -> String {
         // SAFETY: the string belongs to the metadata, which is ours.

@@ -4,7 +4,6 @@
 //! the same transaction may be tried again. After a fatal one this producer is of no use; where it came when the commit was on its way, the commit may have succeeded.
 
 use std::collections::HashMap;
-use std::ffi::CString;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
@@ -421,35 +420,5 @@ impl Producer for KafkaProducer {
         let result = self.perform(transaction, consumer);
         self.is_useless = !matches!(result, Ok(_) | Err(QueueError::Unavailable { .. }));
         result
-    }
-
-    /// A broker that is killed while a transaction ends may come back with the offsets of the group as they stood in its middle, though its coordinator holds it for ended: nobody would be told what the group has committed,
-    /// for good. Another transaction of the same producer that ends in the same place ends that one too; so one is begun with an offset, and aborted.
-    fn settle(&mut self, group: &str, topic: &str) -> Result<()> {
-        let failed = |why: &str| QueueError::Unavailable { what: format!("settling {}", self.id), why: why.to_owned() };
-        let name = CString::new(group).map_err(|_| failed("the group's name has a NUL"))?;
-        let membership = Membership::outside(&name).ok_or_else(|| failed("librdkafka gives no membership"))?;
-        let mut offsets = TopicPartitionList::new();
-        let added = offsets.add_partition_offset(topic, 0, rdkafka::Offset::Offset(0));
-        added.map_err(|error| failed(&error.to_string()))?;
-        self.producer.begin_transaction().map_err(|error| failed(&error.to_string()))?;
-        let sent = match self.send_offsets(offsets, membership) {
-            Ok(sent) => sent,
-            Err(Failed::Again(error) | Failed::For(error)) => {
-                self.is_useless = true;
-                return Err(error);
-            }
-        };
-        if let Err(error) = sent {
-            tracing::debug!(
-                id = self.id,
-                error = error.text,
-                "kafka: what was left in the offsets could not be settled"
-            );
-        }
-        native::abort_transaction(self.producer.client(), self.shared.options.transaction_timeout).map_err(|error| {
-            self.is_useless = true;
-            QueueError::Unknown(format!("settling {}: {}", self.id, error.text))
-        })
     }
 }
