@@ -11,7 +11,7 @@ use clickmill_queue::inputs::RawTopics;
 use clickmill_queue::{Queue, TopicPartition, topology};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::pipeline::{self, Parts};
+use crate::pipeline::Parts;
 
 /// How a drain ended.
 pub(crate) enum Drained {
@@ -117,7 +117,7 @@ struct Rest {
 fn is_out(parts: &Parts, until: Option<Minute>, rest: &mut Rest) -> anyhow::Result<bool> {
     let Some(until) = until else { return Ok(true) };
     let queue = &*parts.queue;
-    let complete = pipeline::complete_until(&*parts.store()?, parts.config.queue.partitions)?;
+    let complete = parts.store()?.progress()?.complete_until(parts.config.queue.partitions);
     if complete.is_none_or(|complete| complete < until) {
         return Ok(false);
     }

@@ -363,9 +363,3 @@ impl Running {
 fn worker_config(name: &WorkerName) -> WorkerConfig {
     WorkerConfig { name: name.as_str().to_owned(), ..WorkerConfig::default() }
 }
-
-/// How far the store is complete: counts and rankings both.
-pub(crate) fn complete_until(store: &dyn AggregateStore, partitions: u32) -> anyhow::Result<Option<Minute>> {
-    let progress = store.progress()?;
-    Ok(progress.counts_until(partitions).min(progress.rankings_until(partitions)))
-}

@@ -163,7 +163,7 @@ fn until_closed(store: &dyn AggregateStore, (from, to): (Minute, Minute), wait: 
             bail!("the pipeline has no definition yet: it has not counted anything");
         };
         let progress = store.progress().context("reading how far the store is complete")?;
-        let until = progress.counts_until(newest.partitions).min(progress.rankings_until(newest.partitions));
+        let until = progress.complete_until(newest.partitions);
         if let Some(gone) = progress.counts_from.max(progress.rankings_from).filter(|gone| *gone > from) {
             bail!("figures before {gone} may have been deleted, being past their retention: reconcile from there on");
         }

@@ -63,6 +63,11 @@ impl StoreProgress {
     pub fn rankings_until(&self, partitions: u32) -> Option<Minute> {
         until(&self.rankings, partitions)
     }
+
+    /// The first minute of which counts or rankings are not complete.
+    pub fn complete_until(&self, partitions: u32) -> Option<Minute> {
+        self.counts_until(partitions).min(self.rankings_until(partitions))
+    }
 }
 
 fn until(progress: &BTreeMap<Partition, Minute>, partitions: u32) -> Option<Minute> {

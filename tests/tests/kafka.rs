@@ -148,7 +148,7 @@ fn documented_rights() -> Vec<Vec<String>> {
 #[test]
 fn each_stage_needs_the_rights_that_the_documents_name_and_no_others() {
     const PASSWORD: &str = "hunter2";
-    let users = ["admin", "log-watcher", "mapper", "aggregator", "reducer", "db-writer", "api"];
+    let users = ["admin", "log-watcher", "mapper", "aggregator", "reducer", "db-writer", "api", "recalc"];
     let mut kafka = Kafka::start_guarded(&users, PASSWORD).unwrap();
     let properties = "[queue.properties]\nsecurity.protocol = \"SASL_PLAINTEXT\"\nsasl.mechanism = \"SCRAM-SHA-512\"\n";
     let site = Site::new(&format!("{}{properties}", configuration(kafka.bootstrap())));
@@ -184,6 +184,10 @@ fn each_stage_needs_the_rights_that_the_documents_name_and_no_others() {
     wait_for("every minute to be complete", LONG, || {
         api.get("/v1/status")["rankings_complete_until"].as_u64().filter(|until| *until >= last)
     });
+    assert_counts(&api, FilterId::ALL, &truth);
+    let (from, to) = (truth.counts.keys().next().unwrap().0.to_string(), last.to_string());
+    let mut recalc = as_user("recalc", &["recalc", "--from", &from, "--to", &to, "--wait"]);
+    assert!(recalc.wait(LONG).success(), "{}", recalc.stderr());
     assert_counts(&api, FilterId::ALL, &truth);
     for process in stages {
         let said = process.stderr();

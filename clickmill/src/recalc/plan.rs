@@ -50,8 +50,7 @@ impl Waiting<'_> {
         self.until("closing the span's last minute", || {
             let store = self.parts.store()?;
             let progress = store.progress().context("reading how far the store is complete")?;
-            let counts = progress.counts_until(newest.partitions);
-            let Some(complete) = counts.min(progress.rankings_until(newest.partitions)) else {
+            let Some(complete) = progress.complete_until(newest.partitions) else {
                 return Ok(Some("no minute is closed yet: the pipeline has not counted anything".to_owned()));
             };
             if complete >= self.span.end {

@@ -144,7 +144,7 @@ impl Run<'_> {
     ) -> anyhow::Result<()> {
         let end = self.plan.minutes.end;
         let is_stored = |progress: &StoreProgress| {
-            let until = progress.counts_until(partitions).min(progress.rankings_until(partitions));
+            let until = progress.complete_until(partitions);
             until.is_some_and(|until| until >= end)
         };
         loop {

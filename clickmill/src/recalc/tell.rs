@@ -73,7 +73,7 @@ impl<'a> Teller<'a> {
         stored: &StoreProgress,
     ) -> anyhow::Result<Self> {
         let producer = queue.producer(&transactional_id(revision)).context("taking part in the queue")?;
-        let stored_until = stored.counts_until(partitions).min(stored.rankings_until(partitions));
+        let stored_until = stored.complete_until(partitions);
         let filters = holds.filters.iter().map(|(filter, held)| FilterSpan {
             filter: *filter,
             from: held.from,
