@@ -166,6 +166,9 @@ impl Config {
         if let Some(password) = clickmill_config::password_of_environment() {
             config.store.password = Some(password);
         }
+        if let Some(secret) = clickmill_config::secret_access_key_of_environment() {
+            config.files.s3.secret_access_key = Some(secret);
+        }
         if let Some(dir) = &common.data_dir {
             config.data_dir.clone_from(dir);
         }
@@ -208,6 +211,7 @@ impl Config {
             }
         }
         self.store.check()?;
+        self.files.check()?;
         self.reconcile.check()?;
         self.definition().check().map_err(|error| anyhow::anyhow!("{error}"))
     }

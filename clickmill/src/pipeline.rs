@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clickmill_aggregator::AggregatorWorker;
 use clickmill_api::{RunState, StageBoard};
+use clickmill_config::Place;
 use clickmill_db_writer::late::{LateConfig, LateWriter};
-use clickmill_db_writer::raw::{Files, RawConfig, RawWriter};
+use clickmill_db_writer::raw::{Files, FilesError, RawConfig, RawWriter};
 use clickmill_db_writer::{ResultsConfig, ResultsWriter};
 use clickmill_log_watcher::LiveReport;
 use clickmill_mapper::MapperWorker;
@@ -76,9 +77,9 @@ fn open_queue_with(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Arc
 
 /// Refuses a place for files that only this machine sees, where there may be others.
 pub(crate) fn check_files(config: &Config) -> anyhow::Result<()> {
-    if config.queue.kind == QueueKind::Kafka && !config.files.shared {
+    if config.queue.kind == QueueKind::Kafka && config.files.is_local() && !config.files.shared {
         return Err(Misused(anyhow::anyhow!(
-            "raw clicks would go to a local folder, which other machines do not see: set files.shared = true where all writers share it"
+            "raw clicks would go to a local folder, which other machines do not see: set files.shared = true where all writers share it, or files.url to an object store"
         ))
         .into());
     }
@@ -140,9 +141,26 @@ impl Parts {
     }
 
     pub(crate) fn files(&self) -> anyhow::Result<Arc<Files>> {
-        let dir = self.config.files.folder(&self.config.data_dir)?;
-        std::fs::create_dir_all(&dir).with_context(|| format!("making the folder {}", dir.display()))?;
-        Ok(Arc::new(Files::local(&dir).with_context(|| format!("opening the files in {}", dir.display()))?))
+        let place =
+            self.config.files.place(&self.config.data_dir).map_err(|error| anyhow::Error::new(Misused(error)))?;
+        match place {
+            Place::Folder(dir) => {
+                std::fs::create_dir_all(&dir).with_context(|| format!("making the folder {}", dir.display()))?;
+                Ok(Arc::new(Files::local(&dir).with_context(|| format!("opening the files in {}", dir.display()))?))
+            }
+            Place::Store { store, root } => {
+                let files = Files::named(store, &root)?;
+                match files.check() {
+                    Ok(()) => {}
+                    Err(error @ FilesError::Refused { .. }) => {
+                        return Err(Misused(anyhow::Error::from(error).context("files.url, files.s3")).into());
+                    }
+                    // Whoever writes or reads there tries again.
+                    Err(error) => tracing::warn!(%error, "the object store does not answer"),
+                }
+                Ok(Arc::new(files))
+            }
+        }
     }
 
     /// The definitions that there are. `None` where the pipeline never had one.

@@ -68,8 +68,31 @@ const MEANINGS: &[(&str, &str)] = &[
         "store.tls",
         "`{ ca = \"ca.pem\" }`: speak TLS, and trust these authorities; `certificate` and `key` where nodes ask who we are. A node's certificate must name its address",
     ),
-    ("files.url", "where `raw/` and `late/` go: `file:///path`; default: `DATA_DIR/files`"),
+    (
+        "files.url",
+        "where `raw/` and `late/` go: `file:///path`, or an object store, `s3://bucket/prefix`; default: `DATA_DIR/files`",
+    ),
     ("files.shared", "with Kafka: true where the local folder is one that every machine sees"),
+    (
+        "files.s3.endpoint",
+        "where the object store answers, such as `https://minio-1:9000`; default: `AWS_ENDPOINT`, or the region's own address. It must know conditional writes (`If-None-Match: *`)",
+    ),
+    ("files.s3.region", "its region; default: `AWS_REGION`, or `us-east-1`"),
+    (
+        "files.s3.access_key_id",
+        "who asks; default: `AWS_ACCESS_KEY_ID`, a web identity (`AWS_WEB_IDENTITY_TOKEN_FILE`), or the machine's role",
+    ),
+    (
+        "files.s3.secret_access_key",
+        "with which secret; better `CLICKMILL_FILES__S3__SECRET_ACCESS_KEY`, `AWS_SECRET_ACCESS_KEY` or `secret_access_key_file`",
+    ),
+    ("files.s3.secret_access_key_file", "the file that holds the secret"),
+    ("files.s3.allow_http", "whether an endpoint without TLS may be talked to"),
+    ("files.s3.virtual_hosted", "whether the bucket is part of the host's name"),
+    (
+        "files.s3.timeout",
+        "a request that has no answer for so long is given up; so are its repetitions. A file of 64 MiB must get through within it",
+    ),
     ("retention.counts", "how long counts are kept, from their arrival"),
     ("retention.rankings", "how long rankings are kept, from their arrival"),
     ("retention.raw", "how long raw and late lines are kept in files, from their arrival"),

@@ -3,9 +3,10 @@
 //! A program has its own structure of the sections that it reads, and hands it to [`load`]. The one that reads all of them refuses keys that nobody knows. It knows no queue, so that a program without one needs
 //! not be built with it.
 
+mod files;
 mod store;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -14,6 +15,7 @@ use figment::providers::{Env, Format, Serialized, Toml};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use files::{Files, Place, S3};
 pub use store::{Copies, Levels, Secret, Store, StoreKind, Tls};
 
 /// The file that is read where it is there and no other one is named.
@@ -21,30 +23,6 @@ pub const FILE: &str = "clickmill.toml";
 
 /// The data folder, unless another one is named.
 pub const DATA_DIR: &str = "clickmill-data";
-
-/// `[files]`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Files {
-    /// Where they are, as a URL. `None`: in the data folder.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-    /// A local folder that every machine of the pipeline sees.
-    pub shared: bool,
-}
-
-impl Files {
-    /// The local folder with `raw/` and `late/`.
-    pub fn folder(&self, data_dir: &Path) -> anyhow::Result<PathBuf> {
-        match &self.url {
-            None => Ok(data_dir.join("files")),
-            Some(url) => match url.strip_prefix("file://") {
-                Some(path) => Ok(PathBuf::from(path)),
-                None => bail!("files.url is {url:?}: give a local folder as file:///path"),
-            },
-        }
-    }
-}
 
 /// `[retention]`: how long things are kept, from their arrival.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -108,7 +86,10 @@ pub fn load<T: Serialize + DeserializeOwned>(defaults: &T, named: Option<&Path>)
     }
     // `CLICKMILL_TEST_…` steers the tests, which start these programs too.
     let is_read = |key: &figment::value::UncasedStr| {
-        !key.starts_with("test_") && !key.starts_with("queue__properties__") && key != "store__password"
+        !key.starts_with("test_")
+            && !key.starts_with("queue__properties__")
+            && key != "store__password"
+            && key != "files__s3__secret_access_key"
     };
     figment = figment.merge(Env::prefixed("CLICKMILL_").filter(is_read).split("__"));
     figment.extract().map_err(|error| explain(&error, file))
@@ -117,6 +98,11 @@ pub fn load<T: Serialize + DeserializeOwned>(defaults: &T, named: Option<&Path>)
 /// The store's password, where the environment has it: as it is, for it may look like a number.
 pub fn password_of_environment() -> Option<Secret> {
     std::env::var("CLICKMILL_STORE__PASSWORD").ok().map(Secret)
+}
+
+/// The secret of the object store, where the environment has it among our own settings.
+pub fn secret_access_key_of_environment() -> Option<Secret> {
+    std::env::var("CLICKMILL_FILES__S3__SECRET_ACCESS_KEY").ok().map(Secret)
 }
 
 /// Figment's error with the key's path before it and the file or variable behind it.

@@ -49,7 +49,8 @@ fn look(rig: &Rig, days: u32) {
 #[test]
 fn raw_files_go_when_their_newest_line_is_past_its_retention() {
     let dir = tempfile::tempdir().unwrap();
-    for rig in [Rig::in_memory(), Rig::new(Files::local(dir.path()).unwrap())] {
+    let s3 = clickmill_s3::S3::start().unwrap();
+    for rig in [Rig::in_memory(), Rig::new(Files::local(dir.path()).unwrap()), Rig::new(common::in_s3(&s3, "a"))] {
         send(&rig, 0, 2);
         rig.drain("a").unwrap();
         rig.clock.advance(DAY);

@@ -344,8 +344,15 @@ fn find_damage(engine: &Engine, files: &FileStore, chosen: &[&RawFile]) -> Optio
             engine.set_raw("suspect", &[file])?;
             engine.each_batch("SELECT * FROM suspect", |_| Ok(()))
         };
+        if read().is_ok() {
+            continue;
+        }
+        let location = file.meta.location.to_string();
+        // Where its bytes cannot be had, nothing is known of what is in them.
+        if let Err(error) = engine.block_on(files.fetch(&file.meta.location)) {
+            return Some((location.clone(), files.unreadable(&location, file.minutes, &error)));
+        }
         if let Err(error) = read() {
-            let location = file.meta.location.to_string();
             let damage =
                 ReconcileError::Damaged { path: files.shown(&location), minutes: file.minutes, why: error.to_string() };
             return Some((location, damage));

@@ -43,6 +43,14 @@ pub enum ReconcileError {
         /// What came back.
         why: String,
     },
+    /// The object store does not let us: who we are, what we may, or the bucket is wrong.
+    #[error("{what}: the object store refuses it (files.url, files.s3): {why}")]
+    Refused {
+        /// What was being done.
+        what: String,
+        /// What came back.
+        why: String,
+    },
     /// No raw line is there of a span of which the store has clicks.
     #[error("the store has clicks of {0} to {1}, but there is no raw data at all: nothing can be proved without it")]
     NoRawData(Minute, Minute),

@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -45,14 +44,37 @@ const COLUMNS: [&str; 12] = [
 pub struct FileStore {
     /// The store, whose root holds `raw/` and `late/`.
     pub store: Arc<dyn ObjectStore>,
-    /// The root as a folder, so that people are told paths that they can open.
-    pub folder: Option<PathBuf>,
+    /// The root as people know it, so that they are told paths that they can open.
+    pub root: String,
 }
 
 impl FileStore {
     /// A file's path as people know it.
     pub fn shown(&self, path: &str) -> String {
-        self.folder.as_ref().map_or_else(|| path.to_owned(), |folder| folder.join(path).display().to_string())
+        format!("{}/{path}", self.root)
+    }
+
+    /// Reads a file to its end.
+    pub(crate) async fn fetch(&self, path: &object_store::path::Path) -> object_store::Result<()> {
+        let mut bytes = self.store.get(path).await?.into_stream();
+        while bytes.try_next().await?.is_some() {}
+        Ok(())
+    }
+
+    /// Why the bytes of a file cannot be had: it is gone, or whatever holds it does not answer, which says nothing about the file.
+    pub(crate) fn unreadable(
+        &self,
+        path: &str,
+        minutes: Option<(Minute, Minute)>,
+        error: &object_store::Error,
+    ) -> ReconcileError {
+        let path = self.shown(path);
+        match error {
+            object_store::Error::NotFound { .. } => {
+                ReconcileError::Damaged { path, minutes, why: "it was deleted after it was listed".into() }
+            }
+            error => ReconcileError::Unavailable { what: format!("reading {path}"), why: error.to_string() },
+        }
     }
 }
 
@@ -111,9 +133,16 @@ pub(crate) struct Catalog {
 
 /// Lists a folder and reads each footer. What cannot be relied on is an error, or is skipped and told of.
 pub(crate) async fn list(files: &FileStore, folder: &str, skip_damaged: bool) -> Result<Catalog> {
-    let unavailable = |why: object_store::Error| ReconcileError::Unavailable {
-        what: format!("listing {}", files.shown(folder)),
-        why: why.to_string(),
+    let unavailable = |error: object_store::Error| {
+        use object_store::Error as Store;
+        let (what, why) = (format!("listing {}", files.shown(folder)), error.to_string());
+        // Of a folder that is not there an empty list would have come. S3's listings tell their status in words alone.
+        let is_refused =
+            matches!(error, Store::PermissionDenied { .. } | Store::Unauthenticated { .. } | Store::NotFound { .. })
+                || ["status code: 401", "status code: 403", "<Code>NoSuchBucket</Code>"]
+                    .iter()
+                    .any(|said| why.contains(said));
+        if is_refused { ReconcileError::Refused { what, why } } else { ReconcileError::Unavailable { what, why } }
     };
     let listed: Vec<ObjectMeta> =
         files.store.list(Some(&object_store::path::Path::from(folder))).try_collect().await.map_err(unavailable)?;
@@ -155,7 +184,16 @@ async fn read_footer(files: &FileStore, meta: ObjectMeta) -> Result<RawFile> {
     }
     let fetch = Fetch { store: &*files.store, path: &meta.location };
     let reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Skip);
-    let footer = reader.load_and_finish(fetch, meta.size).await.map_err(|error| damaged(error.to_string()))?;
+    let footer = match reader.load_and_finish(fetch, meta.size).await {
+        Ok(footer) => footer,
+        Err(ParquetError::External(error)) if error.is::<object_store::Error>() => {
+            return Err(match error.downcast_ref() {
+                Some(error) => files.unreadable(meta.location.as_ref(), None, error),
+                None => damaged(error.to_string()),
+            });
+        }
+        Err(error) => return Err(damaged(error.to_string())),
+    };
     RawFile::of_footer(meta, &footer).map_err(damaged)
 }
 

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use clickmill_config::{Files, Reconcile, Retention, Store, StoreKind};
+use clickmill_config::{Files, Place, Reconcile, Retention, Store, StoreKind};
 use clickmill_model::Minute;
 use clickmill_reconcile::report::{Repair, Report, ReportFolder, Verdict};
 use clickmill_reconcile::state::{Clickmill, Refused};
-use clickmill_reconcile::{FileStore, Request, audit};
+use clickmill_reconcile::{FileStore, ReconcileError, Request, audit};
 use clickmill_store::{AggregateStore, CassandraStore, EmbeddedStore, Verdict as Told};
 use object_store::local::LocalFileSystem;
 use serde::{Deserialize, Serialize};
@@ -47,7 +47,8 @@ fn main() -> ExitCode {
             {
                 eprintln!("clickmill-reconcile: {error:#}");
             }
-            ExitCode::from(if error.is::<Misused>() || error.is::<Refused>() { 2 } else { 1 })
+            let by_store = matches!(error.downcast_ref(), Some(ReconcileError::Refused { .. }));
+            ExitCode::from(if error.is::<Misused>() || error.is::<Refused>() || by_store { 2 } else { 1 })
         }
     }
 }
@@ -68,10 +69,14 @@ fn load(cli: &Cli) -> anyhow::Result<Config> {
     if let Some(password) = clickmill_config::password_of_environment() {
         config.store.password = Some(password);
     }
+    if let Some(secret) = clickmill_config::secret_access_key_of_environment() {
+        config.files.s3.secret_access_key = Some(secret);
+    }
     if let Some(dir) = &cli.data_dir {
         config.data_dir.clone_from(dir);
     }
     config.store.check()?;
+    config.files.check()?;
     config.reconcile.check()?;
     Ok(config)
 }
@@ -94,13 +99,15 @@ fn open_store(config: &Config) -> anyhow::Result<Arc<dyn AggregateStore>> {
 }
 
 fn open_files(config: &Config) -> anyhow::Result<FileStore> {
-    let folder = config.files.folder(&config.data_dir).map_err(|error| misused(&error))?;
-    let what = || format!("opening the files in {}", folder.display());
-    let folder = folder.canonicalize().with_context(what)?;
-    Ok(FileStore {
-        store: Arc::new(LocalFileSystem::new_with_prefix(&folder).with_context(what)?),
-        folder: Some(folder),
-    })
+    match config.files.place(&config.data_dir).map_err(|error| misused(&error))? {
+        Place::Folder(folder) => {
+            let what = || format!("opening the files in {}", folder.display());
+            let root = folder.canonicalize().with_context(what)?;
+            let store = Arc::new(LocalFileSystem::new_with_prefix(&root).with_context(what)?);
+            Ok(FileStore { store, root: root.display().to_string() })
+        }
+        Place::Store { store, root } => Ok(FileStore { store, root }),
+    }
 }
 
 /// Reconciles, reports, and returns the exit status.
@@ -205,7 +212,7 @@ impl Auditor<'_> {
         let spans = before.differing_spans.clone();
         for (from, to) in &spans {
             // What reaches behind the span that was reconciled is of windows that began there.
-            self.clickmill.recalculate(*from, *to).context("repairing")?;
+            self.clickmill.recalculate(*from, *to, self.cli.skip_damaged).context("repairing")?;
         }
         let mut after = self.reconcile(store, (before.from, before.to))?;
         after.repair = Some(Repair { spans, verdict_before: before.verdict, before: before.by_kind });

@@ -109,11 +109,18 @@ impl Clickmill {
         Ok(written.collect())
     }
 
-    /// Recalculates the minutes `[from, to)`.
-    pub fn recalculate(&self, from: clickmill_model::Minute, to: clickmill_model::Minute) -> anyhow::Result<()> {
+    /// Recalculates the minutes `[from, to)`, without raw files that are damaged or missing where that was asked.
+    pub fn recalculate(
+        &self,
+        from: clickmill_model::Minute,
+        to: clickmill_model::Minute,
+        skip_damaged: bool,
+    ) -> anyhow::Result<()> {
         let (from, to) = (from.to_string(), to.to_string());
-        let output = self.run(&["recalc", "--from", &from, "--to", &to])?;
-        if !output.status.success() {
+        let args = ["recalc", "--from", &from, "--to", &to, "--skip-damaged"];
+        let (output, skipped) = if skip_damaged { (self.run(&args)?, Some(4)) } else { (self.run(&args[..5])?, None) };
+        let status = output.status.code();
+        if status != Some(0) && (status.is_none() || status != skipped) {
             let said = String::from_utf8_lossy(&output.stderr);
             bail!("recalculating {from} to {to}: {}", said.trim().rsplit("clickmill: ").next().unwrap_or_default());
         }

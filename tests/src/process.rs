@@ -122,7 +122,15 @@ impl Site {
     /// # Panics
     /// Where it takes longer than `at_most`.
     pub fn run(&self, args: &[&str], at_most: Duration) -> Finished {
-        let mut running = self.start(args);
+        self.run_command(self.command(args), at_most)
+    }
+
+    /// [`Site::run`] of a command from [`Site::command`].
+    ///
+    /// # Panics
+    /// Where it takes longer than `at_most`.
+    pub fn run_command(&self, command: Command, at_most: Duration) -> Finished {
+        let mut running = self.start_command(command);
         let status = running.wait(at_most);
         let stdout = running.stdout.iter().collect::<Vec<_>>().join("\n");
         Finished { status, stdout, stderr: running.stderr() }

@@ -58,7 +58,11 @@ pub fn assert_raw(data: &Path, lines: &[Vec<u8>]) {
     assert_eq!(different.map(|(found, line)| (text(found), text(line))), None);
 }
 
-fn parquet_files(folder: &Path) -> Vec<PathBuf> {
+/// The Parquet files in a folder and the folders in it.
+///
+/// # Panics
+/// Where a folder cannot be read.
+pub fn parquet_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -1,7 +1,7 @@
 //! Where the files are: a local folder or any object store, written to by put-if-absent only.
 //!
 //! In a local folder a file is written under a temporary name in `.tmp`, synced, linked to its name (which fails if the name is there), and the folder synced. Other stores have
-//! an atomic put that fails if the name is there.
+//! an atomic put that fails if the name is there: S3's, by `If-None-Match: *`.
 
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -19,10 +19,12 @@ use parquet::file::reader::{ChunkReader, Length};
 use thiserror::Error;
 use tokio::runtime::Runtime;
 
+use super::remote::{self, Remote};
+
 /// Why a file could not be written or read.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 pub enum FilesError {
-    /// A passing fault: the disk is full, the store is away, the file is gone.
+    /// A passing fault: the disk is full, the store is away.
     #[error("{what} {path}: {why}")]
     Unavailable {
         /// What was being done.
@@ -40,12 +42,31 @@ pub enum FilesError {
         /// What is wrong with it.
         why: String,
     },
+    /// A file that was there is there no more.
+    #[error("{path} is gone: it was deleted after it was listed")]
+    Gone {
+        /// Which file.
+        path: String,
+    },
+    /// The object store does not let us: who we are, what we may, or the bucket is wrong.
+    #[error("{what} {path}: the object store refuses it: {why}")]
+    Refused {
+        /// What was being done.
+        what: &'static str,
+        /// To which file.
+        path: String,
+        /// What came back.
+        why: String,
+    },
 }
 
 impl From<FilesError> for StageError {
     fn from(error: FilesError) -> Self {
         match error {
-            FilesError::Unavailable { .. } => Self::Unavailable(error.to_string()),
+            // Rights may be given back.
+            FilesError::Unavailable { .. } | FilesError::Gone { .. } | FilesError::Refused { .. } => {
+                Self::Unavailable(error.to_string())
+            }
             FilesError::Damaged { .. } => Self::Broken(error.to_string()),
         }
     }
@@ -72,8 +93,16 @@ pub struct Listed {
 /// A folder of Parquet files, local or elsewhere. Its methods block: don't call them from an async task.
 pub struct Files {
     store: Arc<dyn ObjectStore>,
-    local: Option<PathBuf>,
-    runtime: Runtime,
+    root: Root,
+    runtime: Arc<Runtime>,
+}
+
+/// What the files are in.
+enum Root {
+    /// A local folder.
+    Local(PathBuf),
+    /// Something else, as people know it; with a `/` at its end where it has a name.
+    Remote(String),
 }
 
 impl std::fmt::Debug for Files {
@@ -98,17 +127,41 @@ impl Files {
         let store = LocalFileSystem::new_with_prefix(&dir)
             .map_err(|error| unavailable("opening the folder", dir.display(), &error))?;
         remove_abandoned(&temporary);
-        Ok(Self { store: Arc::new(store), local: Some(dir), runtime: runtime()? })
+        Ok(Self { store: Arc::new(store), root: Root::Local(dir), runtime: runtime()? })
     }
 
     /// The files in any object store that can put if absent.
     pub fn new(store: Arc<dyn ObjectStore>) -> Result<Self, FilesError> {
-        Ok(Self { store, local: None, runtime: runtime()? })
+        Ok(Self { store, root: Root::Remote(String::new()), runtime: runtime()? })
+    }
+
+    /// The files in an object store whose root people know by this name.
+    pub fn named(store: Arc<dyn ObjectStore>, root: &str) -> Result<Self, FilesError> {
+        Ok(Self { store, root: Root::Remote(format!("{root}/")), runtime: runtime()? })
+    }
+
+    /// Asks once, so that a wrong name or wrong rights are known before something depends on them.
+    pub fn check(&self) -> Result<(), FilesError> {
+        let path = self.shown("");
+        match self.runtime.block_on(self.store.list_with_delimiter(None)) {
+            Ok(_) => Ok(()),
+            Err(error @ object_store::Error::NotFound { .. }) => {
+                Err(FilesError::Refused { what: "listing", path, why: in_short(&error) })
+            }
+            Err(error) => Err(of_store("listing", &path, &error)),
+        }
+    }
+
+    fn local_root(&self) -> Option<&Path> {
+        match &self.root {
+            Root::Local(root) => Some(root),
+            Root::Remote(_) => None,
+        }
     }
 
     /// Begins a file. Its name is given when it is complete.
     pub fn begin(&self) -> Result<Sink, FilesError> {
-        let Some(root) = &self.local else { return Ok(Sink(Inner::Memory(Vec::new()))) };
+        let Some(root) = self.local_root() else { return Ok(Sink(Inner::Memory(Vec::new()))) };
         // Random, since processes that share the folder may have the same process number on two machines.
         let number = RandomState::new().build_hasher().finish();
         let path = root.join(TEMPORARY).join(format!("{number:016x}.parquet"));
@@ -121,15 +174,15 @@ impl Files {
         match sink.0 {
             Inner::Memory(bytes) => {
                 let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-                let target = StorePath::from(path);
+                let target = stored(path)?;
                 match self.runtime.block_on(self.store.put_opts(&target, PutPayload::from(bytes), options)) {
                     Ok(_) => Ok(Published::Created),
                     Err(object_store::Error::AlreadyExists { .. }) => Ok(Published::Taken),
-                    Err(error) => Err(unavailable("writing", path, &error)),
+                    Err(error) => Err(of_store("writing", &self.shown(path), &error)),
                 }
             }
             Inner::File { file, temporary } => {
-                let target = self.local.as_deref().unwrap_or(Path::new("")).join(path);
+                let target = self.local_root().unwrap_or(Path::new("")).join(path);
                 link_durably(&file, &temporary.0, &target)
                     .map_err(|error| unavailable("writing", target.display(), &error))
             }
@@ -156,7 +209,7 @@ impl Files {
             let listing = self
                 .runtime
                 .block_on(self.store.list_with_delimiter(Some(&next)))
-                .map_err(|error| unavailable("listing", &next, &error))?;
+                .map_err(|error| of_store("listing", &self.shown(next.as_ref()), &error))?;
             folders.extend(listing.common_prefixes.into_iter().filter(&wanted));
             found.extend(
                 listing
@@ -172,10 +225,10 @@ impl Files {
 
     /// Deletes a file; one that is gone already is no error.
     pub(super) fn delete(&self, path: &str) -> Result<(), FilesError> {
-        let Some(root) = &self.local else {
-            return match self.runtime.block_on(self.store.delete(&StorePath::from(path))) {
+        let Some(root) = self.local_root() else {
+            return match self.runtime.block_on(self.store.delete(&stored(path)?)) {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-                Err(error) => Err(unavailable("deleting", path, &error)),
+                Err(error) => Err(of_store("deleting", &self.shown(path), &error)),
             };
         };
         let path = root.join(path);
@@ -192,20 +245,57 @@ impl Files {
     }
 
     /// A file's path as people know it.
-    pub(super) fn shown(&self, path: &str) -> String {
-        self.local.as_ref().map_or_else(|| path.to_owned(), |root| root.join(path).display().to_string())
+    pub fn shown(&self, path: &str) -> String {
+        match &self.root {
+            Root::Local(root) => root.join(path).display().to_string(),
+            Root::Remote(root) => format!("{root}{path}"),
+        }
     }
 
     /// Opens a file to read it.
     pub(super) fn open(&self, path: &str) -> Result<Source, FilesError> {
-        if let Some(root) = &self.local {
-            let path = root.join(path);
-            let file = File::open(&path).map_err(|error| unavailable("opening", path.display(), &error))?;
-            return Ok(Source::File(file));
+        let Some(root) = self.local_root() else {
+            let (store, runtime) = (Arc::clone(&self.store), Arc::clone(&self.runtime));
+            return Ok(Source::remote(Arc::new(Remote::open(store, runtime, stored(path)?, self.shown(path))?)));
+        };
+        match File::open(root.join(path)) {
+            Ok(file) => Ok(Source(Opened::File(Arc::new(file)), self.shown(path))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(FilesError::Gone { path: self.shown(path) }),
+            Err(error) => Err(unavailable("opening", self.shown(path), &error)),
         }
-        let read = async { self.store.get(&StorePath::from(path)).await?.bytes().await };
-        let bytes = self.runtime.block_on(read).map_err(|error| unavailable("reading", path, &error))?;
-        Ok(Source::Memory(bytes))
+    }
+}
+
+/// A path as the object store has it.
+fn stored(path: &str) -> Result<StorePath, FilesError> {
+    StorePath::parse(path).map_err(|error| unavailable("naming", path, &error))
+}
+
+/// What an object store answered.
+pub(super) fn of_store(what: &'static str, shown: &str, error: &object_store::Error) -> FilesError {
+    use object_store::Error as Store;
+    let (path, why) = (shown.to_owned(), in_short(error));
+    match error {
+        Store::NotFound { .. } => FilesError::Gone { path },
+        Store::PermissionDenied { .. } | Store::Unauthenticated { .. } => FilesError::Refused { what, path, why },
+        // Listings tell it in words alone.
+        _ if REFUSALS.iter().any(|refusal| why.contains(refusal)) => FilesError::Refused { what, path, why },
+        _ => FilesError::Unavailable { what, path, why },
+    }
+}
+
+/// How S3 says that it will not, as opposed to cannot.
+const REFUSALS: [&str; 3] = ["status code: 401", "status code: 403", "<Code>NoSuchBucket</Code>"];
+
+/// How much of an answer is told at most.
+const MOST_TOLD: usize = 600;
+
+/// An error on one line: servers answer with pages of XML.
+fn in_short(error: &object_store::Error) -> String {
+    let line = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(MOST_TOLD) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
     }
 }
 
@@ -213,10 +303,11 @@ fn unavailable(what: &'static str, path: impl ToString, why: &impl ToString) -> 
     FilesError::Unavailable { what, path: path.to_string(), why: why.to_string() }
 }
 
-fn runtime() -> Result<Runtime, FilesError> {
+fn runtime() -> Result<Arc<Runtime>, FilesError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
+        .map(Arc::new)
         .map_err(|error| unavailable("starting the runtime for", "the files", &error))
 }
 
@@ -295,20 +386,39 @@ impl Write for Sink {
     }
 }
 
-/// An opened file.
-#[derive(Debug)]
-pub(super) enum Source {
+/// An opened file. Copies of it are the same file.
+#[derive(Debug, Clone)]
+pub(super) struct Source(Opened, String);
+
+#[derive(Debug, Clone)]
+enum Opened {
     /// On a local disk.
-    File(File),
-    /// Fetched from elsewhere.
-    Memory(Bytes),
+    File(Arc<File>),
+    /// Elsewhere.
+    Remote(Arc<Remote>),
+}
+
+impl Source {
+    pub(super) fn remote(file: Arc<Remote>) -> Self {
+        let shown = file.shown().to_owned();
+        Self(Opened::Remote(file), shown)
+    }
+
+    /// Why it cannot be read: what went wrong on the way to it, or else what is wrong with it.
+    pub(super) fn failed(&self, why: impl ToString) -> FilesError {
+        let fault = match &self.0 {
+            Opened::File(_) => None,
+            Opened::Remote(file) => file.fault(),
+        };
+        fault.unwrap_or_else(|| FilesError::Damaged { path: self.1.clone(), why: why.to_string() })
+    }
 }
 
 impl Length for Source {
     fn len(&self) -> u64 {
-        match self {
-            Self::File(file) => Length::len(file),
-            Self::Memory(bytes) => bytes.len() as u64,
+        match &self.0 {
+            Opened::File(file) => Length::len(&**file),
+            Opened::Remote(file) => file.size(),
         }
     }
 }
@@ -317,16 +427,16 @@ impl ChunkReader for Source {
     type T = Box<dyn io::Read>;
 
     fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
-        Ok(match self {
-            Self::File(file) => Box::new(file.get_read(start)?),
-            Self::Memory(bytes) => Box::new(bytes.get_read(start)?),
+        Ok(match &self.0 {
+            Opened::File(file) => Box::new(file.get_read(start)?),
+            Opened::Remote(file) => Box::new(remote::From::new(Arc::clone(file), start)),
         })
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
-        match self {
-            Self::File(file) => file.get_bytes(start, length),
-            Self::Memory(bytes) => bytes.get_bytes(start, length),
+        match &self.0 {
+            Opened::File(file) => file.get_bytes(start, length),
+            Opened::Remote(file) => file.get(start..start.saturating_add(length as u64)),
         }
     }
 }

@@ -15,6 +15,7 @@ mod columns;
 mod files;
 pub mod read;
 mod records;
+mod remote;
 mod retention;
 pub mod scan;
 mod schema;

@@ -11,7 +11,7 @@ use clickmill_model::records::LATE_CLICKS;
 use clickmill_model::{Offset, Partition, RejectReason, Timestamp};
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
-use super::files::{Files, FilesError};
+use super::files::{Files, FilesError, Source};
 use super::span::{FileSpan, Part};
 
 /// The columns of a click, as they stand in the file.
@@ -65,13 +65,14 @@ pub fn rows<B>(
     part: &Part,
     mut visit: impl FnMut(&Row<'_>) -> ControlFlow<B>,
 ) -> Result<Option<B>, FilesError> {
-    let damaged = |why: String| FilesError::Damaged { path: files.shown(&part.path), why };
     let begins_late = part.read_from > part.span.first_offset;
     if begins_late && *part.span.from.topic == *LATE_CLICKS {
         // Its rows have the offsets of the raw records.
-        return Err(damaged("another file holds some of its lines".into()));
+        let why = "another file holds some of its lines".into();
+        return Err(FilesError::Damaged { path: files.shown(&part.path), why });
     }
-    let (_, reader) = open(files, &part.path)?;
+    let (source, _, reader) = open(files, &part.path)?;
+    let damaged = |why: String| source.failed(why);
     let mut scratch = Vec::new();
     for batch in reader {
         let batch = batch.map_err(|error| damaged(error.to_string()))?;
@@ -91,8 +92,8 @@ pub fn rows<B>(
 
 /// Reads all of a file and finds out whether it can be relied on.
 pub fn verify(files: &Files, path: &str) -> Result<FileSpan, FilesError> {
-    let (span, reader) = open(files, path)?;
-    let damaged = |why: String| FilesError::Damaged { path: files.shown(path), why };
+    let (source, span, reader) = open(files, path)?;
+    let damaged = |why: String| source.failed(why);
     let mut scratch = Vec::new();
     let mut count = 0;
     for batch in reader {
@@ -109,13 +110,14 @@ pub fn verify(files: &Files, path: &str) -> Result<FileSpan, FilesError> {
     Ok(span)
 }
 
-fn open(files: &Files, path: &str) -> Result<(FileSpan, ParquetRecordBatchReader), FilesError> {
-    let damaged = |why: String| FilesError::Damaged { path: files.shown(path), why };
+fn open(files: &Files, path: &str) -> Result<(Source, FileSpan, ParquetRecordBatchReader), FilesError> {
     let source = files.open(path)?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(source).map_err(|error| damaged(error.to_string()))?;
+    let damaged = |why: String| source.failed(why);
+    let builder =
+        ParquetRecordBatchReaderBuilder::try_new(source.clone()).map_err(|error| damaged(error.to_string()))?;
     let span = FileSpan::of_metadata(builder.metadata()).map_err(damaged)?;
     let reader = builder.with_batch_size(BATCH_ROWS).build().map_err(|error| damaged(error.to_string()))?;
-    Ok((span, reader))
+    Ok((source, span, reader))
 }
 
 /// The columns of a batch by name.

@@ -36,7 +36,7 @@ pub(super) fn expire(
                 continue;
             }
             // Another writer has deleted it, or the next look will.
-            Err(FilesError::Unavailable { .. }) => continue,
+            Err(FilesError::Unavailable { .. } | FilesError::Gone { .. } | FilesError::Refused { .. }) => continue,
         };
         if span.last_arrival >= before {
             continue;

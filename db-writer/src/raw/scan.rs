@@ -58,8 +58,8 @@ const COLUMNS: [&str; 9] =
 
 /// The stretches of a file, in the order of its rows.
 pub fn stretches(files: &Files, part: &Part) -> Result<Vec<Stretch>, FilesError> {
-    let damaged = |why: String| FilesError::Damaged { path: files.shown(&part.path), why };
-    let (_, metadata) = load(files, part)?;
+    let (source, metadata) = load(files, part)?;
+    let damaged = |why: String| source.failed(why);
     let metadata = metadata.metadata();
     let column = |name: &str| {
         let columns = metadata.file_metadata().schema_descr().columns();
@@ -121,13 +121,13 @@ pub fn lines(
     stretches: &[&Stretch],
     mut visit: impl FnMut(&ScannedLine<'_>) -> Result<(), String>,
 ) -> Result<(), FilesError> {
-    let damaged = |why: String| FilesError::Damaged { path: files.shown(&part.path), why };
     let expected: usize = stretches.iter().map(|stretch| stretch.rows.len()).sum();
     if expected == 0 {
         return Ok(());
     }
     let (source, metadata) = load(files, part)?;
-    let found = read(source, metadata, &COLUMNS, stretches, |columns, i, scratch| {
+    let damaged = |why: String| source.failed(why);
+    let found = read(source.clone(), metadata, &COLUMNS, stretches, |columns, i, scratch| {
         let line = columns.line(i, &part.span, scratch)?;
         if line.offset < part.read_from { Ok(()) } else { visit(&line) }
     });
@@ -142,7 +142,6 @@ pub fn rejected(
     stretches: &[Stretch],
     mut visit: impl FnMut(usize, &ScannedLine<'_>) -> Result<(), String>,
 ) -> Result<(), FilesError> {
-    let damaged = |why: String| FilesError::Damaged { path: files.shown(&part.path), why };
     let places: Vec<usize> =
         stretches.iter().enumerate().filter(|(_, stretch)| stretch.may_have_rejected).map(|(place, _)| place).collect();
     let wanted: Vec<&Stretch> = places.iter().filter_map(|place| stretches.get(*place)).collect();
@@ -153,7 +152,7 @@ pub fn rejected(
     // First only where they are, which costs next to nothing.
     let mut rows = wanted.iter().enumerate().flat_map(|(i, stretch)| stretch.rows.clone().map(move |row| (i, row)));
     let mut hits: Vec<(usize, Stretch)> = Vec::new();
-    let reasons = read_batches(source, metadata, &["reason"], &wanted, |batch| {
+    let reasons = read_batches(source.clone(), metadata, &["reason"], &wanted, |batch| {
         let reasons: &StringArray = strings(batch, "reason")?;
         for i in 0..reasons.len() {
             let Some((at, row)) = rows.next() else { return Err("more rows than there should be".into()) };
@@ -167,24 +166,24 @@ pub fn rejected(
         }
         Ok(reasons.len())
     });
-    reasons.map_err(damaged)?;
+    reasons.map_err(|why| source.failed(why))?;
     if hits.is_empty() {
         return Ok(());
     }
     let (source, metadata) = load(files, part)?;
     let mut of_rows = hits.iter().flat_map(|(place, hit)| hit.rows.clone().map(move |_| *place));
     let hit_stretches: Vec<&Stretch> = hits.iter().map(|(_, hit)| hit).collect();
-    let found = read(source, metadata, &COLUMNS, &hit_stretches, |columns, i, scratch| {
+    let found = read(source.clone(), metadata, &COLUMNS, &hit_stretches, |columns, i, scratch| {
         let place = of_rows.next().ok_or("more rows than there should be")?;
         let line = columns.line(i, &part.span, scratch)?;
         if line.offset < part.read_from { Ok(()) } else { visit(place, &line) }
     });
-    found.map(|_| ()).map_err(damaged)
+    found.map(|_| ()).map_err(|why| source.failed(why))
 }
 
 fn load(files: &Files, part: &Part) -> Result<(Source, ArrowReaderMetadata), FilesError> {
-    let damaged = |why: String| FilesError::Damaged { path: files.shown(&part.path), why };
     let source = files.open(&part.path)?;
+    let damaged = |why: String| source.failed(why);
     let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
     let metadata = ArrowReaderMetadata::load(&source, options).map_err(|error| damaged(error.to_string()))?;
     let span = FileSpan::of_metadata(metadata.metadata()).map_err(damaged)?;

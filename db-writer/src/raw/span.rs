@@ -98,6 +98,16 @@ impl FileSpan {
         self.minutes.is_some_and(|(first, last)| first < to && from <= last)
     }
 
+    /// True where every line of another file is in this one too.
+    pub fn covers(&self, other: &Self) -> bool {
+        // Of a topic that was made anew offsets come again, but with later arrivals.
+        self.from == other.from
+            && self.first_offset <= other.first_offset
+            && other.last_offset <= self.last_offset
+            && self.first_arrival <= other.first_arrival
+            && other.last_arrival <= self.last_arrival
+    }
+
     /// The path of the file that begins with this line.
     pub(crate) fn path(folder: &str, from: &RawPartition, first_offset: Offset, first_arrival: Timestamp) -> String {
         let arrival = first_arrival.to_string();
@@ -111,6 +121,16 @@ impl FileSpan {
     pub(crate) fn first_arrival_of(path: &str) -> Option<Timestamp> {
         let (_, millis) = path.strip_suffix(".parquet")?.rsplit_once('-')?;
         Some(Timestamp::from_millis(millis.parse().ok()?))
+    }
+
+    /// The first line, as the name of a file says it: its partition, its record, and when that arrived, to the millisecond.
+    pub fn first_line_of(path: &str) -> Option<(RawPartition, Offset, Timestamp)> {
+        let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
+        let arrival = Self::first_arrival_of(name)?;
+        let (name, _) = name.rsplit_once('-')?;
+        let (name, offset) = name.rsplit_once('-')?;
+        let (topic, partition) = name.rsplit_once('-')?;
+        Some((RawPartition::new(topic, Partition(partition.parse().ok()?)), Offset(offset.parse().ok()?), arrival))
     }
 
     pub(crate) fn to_metadata(&self) -> Vec<KeyValue> {
@@ -142,13 +162,12 @@ impl FileSpan {
 
     /// Reads it from a file's footer.
     pub fn read(files: &Files, path: &str) -> Result<Self, FilesError> {
-        let damaged = |why: String| FilesError::Damaged { path: files.shown(path), why };
         let source = files.open(path)?;
         let metadata = ParquetMetaDataReader::new()
             .with_page_index_policy(PageIndexPolicy::Skip)
             .parse_and_finish(&source)
-            .map_err(|error| damaged(error.to_string()))?;
-        Self::of_metadata(&metadata).map_err(damaged)
+            .map_err(|error| source.failed(error))?;
+        Self::of_metadata(&metadata).map_err(|why| source.failed(why))
     }
 
     pub(crate) fn of_metadata(metadata: &ParquetMetaData) -> Result<Self, String> {
@@ -289,6 +308,8 @@ mod tests {
         let path = FileSpan::path("raw", &from, Offset(7), Timestamp::from_millis(1_609_459_201_000));
         assert_eq!(FileSpan::first_arrival_of(&path), Some(Timestamp::from_millis(1_609_459_201_000)));
         assert_eq!(FileSpan::first_arrival_of("raw/date=2021-01-01/notes.parquet"), None);
+        assert_eq!(FileSpan::first_line_of(&path), Some((from, Offset(7), Timestamp::from_millis(1_609_459_201_000))));
+        assert_eq!(FileSpan::first_line_of("raw/date=2021-01-01/of-somebody-else.parquet"), None);
     }
 
     #[test]

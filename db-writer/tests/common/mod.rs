@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use clickmill_config::Place;
 use clickmill_db_writer::raw::{FileSpan, Files, Part, RawConfig, RawWriter, Rolling, parts, read};
 use clickmill_model::records::{Origin, PIPELINE, SourceHeader, SourceMark};
 use clickmill_model::{Definition, InputTopic, Offset, Timestamp};
@@ -13,6 +14,7 @@ use clickmill_queue::memory::MemoryQueue;
 use clickmill_queue::{
     ManualClock, Progress, Queue, Record, Retention, Stage, StageError, TopicPartition, TopicSpec, Transaction,
 };
+use clickmill_s3::{BUCKET, S3};
 
 pub const TOPIC: &str = "ad-clicks";
 pub const GROUP: &str = "raw-writer";
@@ -177,6 +179,34 @@ impl Rig {
     pub fn paths(&self, folder: &str) -> Vec<String> {
         self.files.list(folder).unwrap().into_iter().map(|file| file.path).collect()
     }
+}
+
+/// How the server of a test is reached.
+pub fn settings(s3: &S3) -> clickmill_config::S3 {
+    clickmill_config::S3 {
+        endpoint: Some(s3.endpoint()),
+        region: Some("us-east-1".into()),
+        access_key_id: Some(clickmill_s3::ACCESS_KEY.into()),
+        secret_access_key: Some(clickmill_config::Secret(clickmill_s3::SECRET_KEY.into())),
+        allow_http: true,
+        timeout: Duration::from_secs(2),
+        ..clickmill_config::S3::default()
+    }
+}
+
+/// Files in a bucket, as the programs open them.
+pub fn files_of(url: String, s3: clickmill_config::S3) -> Files {
+    let files = clickmill_config::Files { url: Some(url), s3, ..clickmill_config::Files::default() };
+    files.check().unwrap();
+    match files.place(std::path::Path::new("nowhere")).unwrap() {
+        Place::Store { store, root } => Files::named(store, &root).unwrap(),
+        Place::Folder(folder) => panic!("{folder:?}"),
+    }
+}
+
+/// Files of a server, below a prefix.
+pub fn in_s3(s3: &S3, prefix: &str) -> Files {
+    files_of(format!("s3://{BUCKET}/{prefix}"), settings(s3))
 }
 
 pub fn watched(lines: &[&[u8]]) -> Record {

@@ -219,7 +219,10 @@ impl World {
 
 pub fn file_store(folder: &Path) -> FileStore {
     let folder = folder.canonicalize().unwrap();
-    FileStore { store: Arc::new(LocalFileSystem::new_with_prefix(&folder).unwrap()), folder: Some(folder) }
+    FileStore {
+        store: Arc::new(LocalFileSystem::new_with_prefix(&folder).unwrap()),
+        root: folder.display().to_string(),
+    }
 }
 
 fn set_aside(raw: &RawPartition, offset: Offset, place: u32, arrival: Timestamp, line: &[u8]) -> Record {
