@@ -127,6 +127,9 @@ pub(crate) struct Recalc {
     /// Wait while minutes of the span are open, or its raw lines are not all in Parquet
     #[arg(long)]
     pub(crate) wait: bool,
+    /// Go on without raw files that are damaged or missing, name them, and exit with status 4
+    #[arg(long)]
+    pub(crate) skip_damaged: bool,
     #[command(subcommand)]
     pub(crate) action: Option<RecalcAction>,
 }

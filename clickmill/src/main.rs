@@ -1,6 +1,7 @@
 //! The clickmill program: command line, configuration, wiring, nothing else.
 //!
-//! Results go to stdout, logs to stderr. Exit status 0: done; 1: failed; 2: wrong usage or configuration, or anything else that is the same when it is tried again.
+//! Results go to stdout, logs to stderr. Exit status 0: done; 1: failed; 2: wrong usage or configuration, or anything else that is the same when it is tried again; 4: done, but damaged input was
+//! skipped, as asked.
 
 mod beside;
 mod cli;
@@ -49,6 +50,18 @@ impl std::fmt::Display for Misused {
 
 impl std::error::Error for Misused {}
 
+/// Done, but without so many damaged or missing files, as asked.
+#[derive(Debug)]
+pub(crate) struct DoneWithout(pub(crate) usize);
+
+impl std::fmt::Display for DoneWithout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "done without damaged or missing files of raw lines, as asked: {}", self.0)
+    }
+}
+
+impl std::error::Error for DoneWithout {}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
@@ -67,7 +80,8 @@ fn main() -> ExitCode {
             {
                 eprintln!("clickmill: {error:#}");
             }
-            ExitCode::from(if is_lasting(&error) { 2 } else { 1 })
+            let without = error.is::<DoneWithout>();
+            ExitCode::from(if without { 4 } else { 1 + u8::from(is_lasting(&error)) })
         }
     }
 }

@@ -7,7 +7,7 @@
 //! - **The same operators.** Lines go through the cores of mapper, aggregator and reducer: this is the only crate that knows several of them. Lateness alone is left out: a click counts however late
 //!   it came. Duplicates are removed as the stream removes them, by identity within a raw partition; rejected lines are judged anew.
 //! - **Nothing is missing in silence.** A file that is damaged, cut short or foreign is an error that names it and what it held. So is one that is gone: each file says where the one before it ended, and the
-//!   writer of raw lines where its last one did. A span without any raw line is refused.
+//!   writer of raw lines where its last one did. A span without any raw line is refused. Only where [`Plan::skip_damaged`] says so it goes on without them, and names each ([`LeftOut`]).
 //! - **Bounded memory**, whatever the span. It goes through time in slices of about [`Plan::slice_rows`] rows (one minute at least, a day at most), and reads of each raw partition just the pages that may hold a
 //!   line of the slice; pages at its edge, and those in which a late line stands among younger ones, are read again for the next slice. At once it holds, per thread, the identities of one raw
 //!   partition's clicks in one slice (26 to 52 bytes each), the counts of the slice (24 bytes and more per ad, minute and filter), what the aggregators keep for the longest window (8 bytes per ad, minute
@@ -15,6 +15,7 @@
 //!   estimate: rows are taken for evenly spread over the minutes of their page.
 
 mod compare;
+mod left_out;
 mod plan;
 mod replay;
 mod slices;
@@ -26,6 +27,7 @@ use clickmill_model::{FilterId, Minute, Offset, RawPartition, Timestamp};
 use thiserror::Error;
 
 pub use compare::{Change, Changes, Comparison};
+pub use left_out::LeftOut;
 pub use plan::Plan;
 pub use replay::{Prepared, Progress, Summary, Told, recalculate};
 
@@ -35,6 +37,8 @@ pub enum RecalcError {
     /// A file that may hold lines of the span cannot be read.
     #[error("{error} ({})", holds(*.minutes))]
     File {
+        /// Its path from the root of the files.
+        path: String,
         /// Which one, and what is wrong.
         error: FilesError,
         /// The first and the last minute of its clicks. `None`: that could not be read either, or there are none.

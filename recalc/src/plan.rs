@@ -31,6 +31,8 @@ pub struct Plan {
     pub slice_rows: u64,
     /// How many raw partitions are read at once; at least one.
     pub threads: usize,
+    /// Whether it goes on without files that are damaged or missing. What the span needs of each file is read once more for it, before anything is told.
+    pub skip_damaged: bool,
 }
 
 /// [`Plan::slice_rows`], unless asked otherwise.
@@ -47,6 +49,7 @@ impl Plan {
             ends: BTreeMap::new(),
             slice_rows: SLICE_ROWS,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
+            skip_damaged: false,
         }
     }
 

@@ -1,21 +1,21 @@
 //! The loop: slice by slice, raw partitions are mapped side by side, aggregators close the slice's minutes, the reducer merges.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use clickmill_aggregator::{Aggregator, Closing};
-use clickmill_db_writer::raw::{Files, scan};
+use clickmill_db_writer::raw::{Files, FilesError, RAW_FOLDER, scan};
 use clickmill_mapper::{BatchMapper, Combiner, Counts, Lines, WasCounted};
 use clickmill_model::records::{CandidateRecord, Candidates, PartialBlock, Ranking, ResultBody};
-use clickmill_model::{Announced, Columns, Minute, Offset, Partition, RawPartition, Timestamp, Watermark};
+use clickmill_model::{Announced, Columns, Minute, Offset, Partition, Timestamp, Watermark};
 use clickmill_reducer::Reducer;
 use parking_lot::Mutex;
 
 use crate::RecalcError;
+use crate::left_out::LeftOut;
 use crate::plan::{Plan, announced, stand_in};
 use crate::slices::slices;
-use crate::source::{self, Source};
+use crate::source::{Finder, Source, Sources};
 
 /// What the recalculation tells, in order of time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,12 +52,14 @@ pub struct Progress {
 }
 
 /// What it came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Summary {
     /// What became of the lines. A line that was read for several slices was elsewhere in all but one of them.
     pub lines: Lines,
     /// Files that were read.
     pub files: u64,
+    /// What it went on without, as asked.
+    pub left_out: Vec<LeftOut>,
 }
 
 /// Counts a span again and hands the figures to `tell`, which may end it with an error of its own. Setting `stop` ends it.
@@ -76,8 +78,12 @@ pub struct Prepared<'a> {
     files: &'a Files,
     plan: &'a Plan,
     replay: Replay,
-    sources: BTreeMap<RawPartition, Vec<Source>>,
+    finder: Finder<'a>,
+    sources: Sources,
 }
+
+/// How often files are looked for anew within one slice. Each time another one went, or was left out.
+const MOST_LOOKS: u32 = 1000;
 
 impl<'a> Prepared<'a> {
     /// Finds the lines.
@@ -87,37 +93,41 @@ impl<'a> Prepared<'a> {
             return Err(RecalcError::EmptySpan { from, to });
         }
         let replay = Replay::new(plan)?;
-        let sources = source::find(files, plan, &mut BatchMapper::new(&plan.eras()?))?;
+        let mut finder = Finder::new(files, plan)?;
+        let sources = finder.find(Vec::new())?;
         if sources.values().flatten().all(|source| source.stretches.is_empty()) {
             return Err(RecalcError::NoRawData { from, to });
         }
-        Ok(Self { files, plan, replay, sources })
+        Ok(Self { files, plan, replay, finder, sources })
     }
 
     /// Counts the span and hands the figures to `tell`, which may end it with an error of its own. Setting `stop` ends it.
     pub fn run<E: From<RecalcError>>(
-        self,
+        mut self,
         stop: &AtomicBool,
         progress: &mut impl FnMut(Progress),
         tell: &mut impl FnMut(Told) -> Result<(), E>,
     ) -> Result<Summary, E> {
-        let Self { files, plan, mut replay, sources } = self;
+        let plan = self.plan;
         let Range { start: from, end: to } = plan.minutes;
-        let all = || sources.values().flatten().flat_map(|source| &source.stretches);
-        let slices = slices(&plan.minutes, all().map(|(s, minutes)| (*minutes, s.rows.len() as u64)), plan.slice_rows);
-        let touched = |slice: &Range<Minute>| {
-            all().filter(|(_, of)| overlap(*of, slice)).map(|(stretch, _)| stretch.rows.len() as u64).sum::<u64>()
+        let all = |sources: &Sources| -> Vec<((Minute, Minute), u64)> {
+            let stretches = sources.values().flatten().flat_map(|source| &source.stretches);
+            stretches.map(|(stretch, minutes)| (*minutes, stretch.rows.len() as u64)).collect()
+        };
+        let stretches = all(&self.sources);
+        let slices = slices(&plan.minutes, stretches.iter().copied(), plan.slice_rows);
+        let touched = |slice: &Range<Minute>| -> u64 {
+            stretches.iter().filter(|(of, _)| overlap(*of, slice)).map(|(_, rows)| rows).sum()
         };
         let of_rows = slices.iter().map(touched).sum();
-        let mut summary = Summary { files: sources.values().map(|s| s.len() as u64).sum(), ..Summary::default() };
+        let mut summary = Summary { files: self.sources.values().map(|s| s.len() as u64).sum(), ..Summary::default() };
         let mut rows = 0;
         for slice in slices {
-            let counts = replay.map(files, &sources, &slice, stop)?;
-            for counts in counts {
+            for counts in self.map(&slice, stop)? {
                 summary.lines += counts.lines;
-                replay.apply(counts).map_err(RecalcError::from)?;
+                self.replay.apply(counts).map_err(RecalcError::from)?;
             }
-            replay.close(&slice, &plan.minutes, tell)?;
+            self.replay.close(&slice, &plan.minutes, tell)?;
             tell(Told::Until(slice.end))?;
             rows += touched(&slice);
             progress(Progress { rows, of_rows, until: slice.end });
@@ -125,7 +135,39 @@ impl<'a> Prepared<'a> {
         if summary.lines.counted == 0 {
             return Err(RecalcError::NoRawData { from, to }.into());
         }
+        summary.left_out = self.finder.left_out;
         Ok(summary)
+    }
+
+    /// Counts a slice in all files. Where one is gone its lines must stand in another one by now.
+    fn map(&mut self, slice: &Range<Minute>, stop: &AtomicBool) -> Result<Vec<Counts>, RecalcError> {
+        let known = self.finder.left_out.len();
+        for _ in 0..MOST_LOOKS {
+            let (path, error) = match self.replay.map(self.files, &self.sources, slice, stop) {
+                Err(RecalcError::File { path, error, .. }) => (path, error),
+                done => return done,
+            };
+            let planned = self.sources.values().flatten().find(|source| source.part.path == path);
+            let span = planned.map(|source| source.part.span.clone());
+            let gone = match (error, span) {
+                (FilesError::Gone { .. }, Some(span)) => vec![(path, span)],
+                (error, span) => {
+                    self.finder.leave_out(&path, error, span.as_ref())?;
+                    Vec::new()
+                }
+            };
+            self.sources = self.finder.find(gone)?;
+            if slice.start > self.plan.minutes.start {
+                for left in self.finder.left_out.iter_mut().skip(known) {
+                    left.counted_until.get_or_insert(slice.start);
+                }
+            }
+        }
+        Err(RecalcError::Files(FilesError::Unavailable {
+            what: "reading",
+            path: self.files.shown(RAW_FOLDER),
+            why: "files go faster than they can be read".into(),
+        }))
     }
 }
 
@@ -175,7 +217,7 @@ impl Replay {
     fn map(
         &mut self,
         files: &Files,
-        sources: &BTreeMap<RawPartition, Vec<Source>>,
+        sources: &Sources,
         slice: &Range<Minute>,
         stop: &AtomicBool,
     ) -> Result<Vec<Counts>, RecalcError> {

@@ -8,6 +8,7 @@ use clickmill_mapper::BatchMapper;
 use clickmill_model::{Minute, Offset, RawPartition};
 
 use crate::RecalcError;
+use crate::left_out::LeftOut;
 use crate::plan::Plan;
 
 /// A file with lines of the span.
@@ -23,57 +24,158 @@ pub(crate) struct Source {
 impl Source {
     /// An error of this file.
     pub(crate) fn failed(&self, error: FilesError) -> RecalcError {
-        RecalcError::File { error, minutes: self.part.span.minutes }
+        RecalcError::File { path: self.part.path.clone(), error, minutes: self.part.span.minutes }
     }
 }
 
-/// Finds the files that hold lines of the span, by raw partition, in the order of their offsets.
-pub(crate) fn find(
-    files: &Files,
-    plan: &Plan,
-    judge: &mut BatchMapper,
-) -> Result<BTreeMap<RawPartition, Vec<Source>>, RecalcError> {
-    let mut spans = Vec::new();
-    for listed in files.list(RAW_FOLDER).map_err(RecalcError::Files)? {
-        // Whether a file matters stands in its footer: one that cannot be read may matter.
-        let span = FileSpan::read(files, &listed.path).map_err(|error| RecalcError::File { error, minutes: None })?;
-        spans.push((listed.path, span));
+/// Finds files, again where that must be, and remembers which of them are left out.
+pub(crate) struct Finder<'a> {
+    files: &'a Files,
+    plan: &'a Plan,
+    judge: BatchMapper,
+    /// Files that are left out.
+    without: BTreeSet<String>,
+    /// Files that could be read to their end, as far as the span needs them.
+    readable: BTreeSet<String>,
+    pub(crate) left_out: Vec<LeftOut>,
+}
+
+/// The files that hold lines of the span, by raw partition, in the order of their offsets.
+pub(crate) type Sources = BTreeMap<RawPartition, Vec<Source>>;
+
+/// How often files are listed for one answer. Each time another one went meanwhile.
+const MOST_LOOKS: u32 = 1000;
+
+/// Whether a file is at fault, rather than what stands between it and us.
+fn is_at_fault(error: &FilesError) -> bool {
+    match error {
+        FilesError::Damaged { .. } | FilesError::Gone { .. } => true,
+        FilesError::Unavailable { .. } | FilesError::Refused { .. } => false,
     }
-    let parts = each_line_once(spans);
-    check_all_there(&parts, plan)?;
-    let mut sources: BTreeMap<RawPartition, Vec<Source>> = BTreeMap::new();
-    for (part, until) in pinned(parts, &plan.pins) {
-        let source = look_into(files, part, until, plan, judge)?;
-        if !source.stretches.is_empty() {
+}
+
+impl<'a> Finder<'a> {
+    pub(crate) fn new(files: &'a Files, plan: &'a Plan) -> Result<Self, RecalcError> {
+        let judge = BatchMapper::new(&plan.eras()?);
+        Ok(Self { files, plan, judge, without: BTreeSet::new(), readable: BTreeSet::new(), left_out: Vec::new() })
+    }
+
+    /// Finds the files. What is wrong is an error; or it is noted, and the files are those that are left, where damage is to be passed over.
+    ///
+    /// `gone` are files that were there and are no more: their lines must stand in another one.
+    pub(crate) fn find(&mut self, mut gone: Vec<(String, FileSpan)>) -> Result<Sources, RecalcError> {
+        for _ in 0..MOST_LOOKS {
+            // What is missing is found out anew each time.
+            self.left_out.retain(|left| left.path.is_some());
+            let Some(mut spans) = self.list()? else { continue };
+            for (path, span) in std::mem::take(&mut gone) {
+                if !spans.iter().any(|(_, other)| other.covers(&span)) {
+                    self.leave_out(&path, FilesError::Gone { path: self.files.shown(&path) }, Some(&span))?;
+                }
+            }
+            loop {
+                let (path, error) = match self.sources_of(&spans) {
+                    Err(RecalcError::File { path, error, .. }) => (path, error),
+                    found => return found,
+                };
+                let Some(at) = spans.iter().position(|(other, _)| *other == path) else { break };
+                let (_, span) = spans.swap_remove(at);
+                if matches!(error, FilesError::Gone { .. }) {
+                    gone.push((path, span));
+                    break;
+                }
+                // Another one may have been passed over for its sake.
+                self.leave_out(&path, error, Some(&span))?;
+            }
+        }
+        let (path, why) = (self.files.shown(RAW_FOLDER), "files go faster than they can be looked at".to_owned());
+        Err(RecalcError::Files(FilesError::Unavailable { what: "listing", path, why }))
+    }
+
+    /// All files, but those that are left out. `None` where one went meanwhile: its lines may stand in another one.
+    fn list(&mut self) -> Result<Option<Vec<(String, FileSpan)>>, RecalcError> {
+        let mut spans = Vec::new();
+        for listed in self.files.list(RAW_FOLDER).map_err(RecalcError::Files)? {
+            if self.without.contains(&listed.path) {
+                continue;
+            }
+            match FileSpan::read(self.files, &listed.path) {
+                Ok(span) => spans.push((listed.path, span)),
+                Err(FilesError::Gone { .. }) => return Ok(None),
+                // Whether a file matters stands in its footer: one that cannot be read may matter.
+                Err(error) => self.leave_out(&listed.path, error, None)?,
+            }
+        }
+        Ok(Some(spans))
+    }
+
+    /// Goes on without a file, if that was asked and the file is at fault.
+    pub(crate) fn leave_out(
+        &mut self,
+        path: &str,
+        error: FilesError,
+        span: Option<&FileSpan>,
+    ) -> Result<(), RecalcError> {
+        if !self.plan.skip_damaged || !is_at_fault(&error) {
+            let minutes = span.and_then(|span| span.minutes);
+            return Err(RecalcError::File { path: path.to_owned(), error, minutes });
+        }
+        self.left_out.push(LeftOut::file(path, &error, span));
+        self.without.insert(path.to_owned());
+        Ok(())
+    }
+
+    fn sources_of(&mut self, spans: &[(String, FileSpan)]) -> Result<Sources, RecalcError> {
+        let parts = each_line_once(spans.to_vec());
+        for missing in missing(&parts, self.plan) {
+            if !self.plan.skip_damaged {
+                return Err(missing);
+            }
+            LeftOut::missing(&mut self.left_out, missing)?;
+        }
+        let mut sources = Sources::new();
+        for (part, until) in pinned(parts, &self.plan.pins) {
+            let source = look_into(self.files, part, until, self.plan, &mut self.judge)?;
+            if source.stretches.is_empty() {
+                continue;
+            }
+            // Known before anything is told.
+            if self.plan.skip_damaged && !self.readable.contains(&source.part.path) {
+                let stretches: Vec<&Stretch> = source.stretches.iter().map(|(stretch, _)| stretch).collect();
+                let read = scan::lines(self.files, &source.part, &stretches, |_| Ok(()));
+                read.map_err(|error| source.failed(error))?;
+                self.readable.insert(source.part.path.clone());
+            }
             sources.entry(source.part.span.from.clone()).or_default().push(source);
         }
+        Ok(sources)
     }
-    Ok(sources)
 }
 
-/// Refuses parts among which one is missing that may hold lines of the span. Those of one partition stand together, oldest first; retention takes the oldest.
-fn check_all_there(parts: &[Part], plan: &Plan) -> Result<(), RecalcError> {
+/// Parts that are missing and may hold lines of the span. Those of one partition stand together, oldest first; retention takes the oldest.
+fn missing(parts: &[Part], plan: &Plan) -> Vec<RecalcError> {
     let skew = plan.newest().time.max_clock_skew;
-    let missing = |raw: &RawPartition, before: Before, have: Option<Offset>, told_by: &str| match before {
+    let mut all = Vec::new();
+    let mut look = |raw: &RawPartition, before: Before, have: Option<Offset>, told_by: &str| match before {
         // No click is of a later minute than its arrival and what a clock may be ahead.
         Before::File { last_offset, last_arrival }
             if have.is_none_or(|have| have < last_offset) && last_arrival.after(skew) >= plan.minutes.start.start() =>
         {
             let (raw, told_by) = (raw.clone(), told_by.to_owned());
-            Err(RecalcError::Missing { raw, last_offset, last_arrival, have, told_by })
+            all.push(RecalcError::Missing { raw, last_offset, last_arrival, have, told_by });
         }
-        Before::File { .. } | Before::Nothing | Before::Unknown => Ok(()),
+        Before::File { .. } | Before::Nothing | Before::Unknown => {}
     };
     let mut ends: BTreeMap<&RawPartition, Offset> = BTreeMap::new();
     for part in parts {
         let raw = &part.span.from;
-        missing(raw, part.span.before, ends.get(raw).copied(), &part.path)?;
+        look(raw, part.span.before, ends.get(raw).copied(), &part.path);
         ends.insert(raw, part.span.last_offset);
     }
     for (raw, end) in &plan.ends {
-        missing(raw, *end, ends.get(raw).copied(), "the writer of raw lines")?;
+        look(raw, *end, ends.get(raw).copied(), "the writer of raw lines");
     }
-    Ok(())
+    all
 }
 
 /// Gives each part the offset from which on its lines are left out. Parts of one partition stand together, oldest first; where offsets go back, its topic was made anew, and the pin is one of the newest.

@@ -8,7 +8,7 @@ use clickmill_db_writer::raw::Files;
 use clickmill_recalc::{Comparison, Plan, RecalcError, recalculate};
 use clickmill_store::{StoreProgress, View};
 
-use super::show::{Bar, json_of, json_of_all, text_of, text_of_all};
+use super::show::{self, Bar, json_of, json_of_all, text_of, text_of_all, text_of_left_out};
 use crate::pipeline::Parts;
 
 /// Recalculates, compares, and tells.
@@ -28,7 +28,7 @@ pub(super) fn dry_run(
     let mut out = BufWriter::new(std::io::stdout().lock());
     let mut written = Ok(());
     let mut bar = Bar::new(rate)?;
-    let end = recalculate::<RecalcError>(
+    let counted = recalculate::<RecalcError>(
         files,
         plan,
         stop,
@@ -47,19 +47,23 @@ pub(super) fn dry_run(
         },
     );
     bar.finish();
-    let summary = end?;
+    let summary = counted?;
     let changes = comparison.finish();
     written.context("writing to stdout")?;
     let line =
         if as_json { json_of_all(plan, &summary, &changes).to_string() } else { text_of_all(plan, &summary, &changes) };
-    writeln!(out, "{line}").and_then(|()| out.flush()).context("writing to stdout")?;
+    let left_out = text_of_left_out(&summary).filter(|_| !as_json);
+    for line in left_out.chain([line]) {
+        writeln!(out, "{line}").context("writing to stdout")?;
+    }
+    out.flush().context("writing to stdout")?;
     if let (Some(first), Some(last)) = (changes.without_raw.first(), changes.without_raw.last()) {
         bail!(
             "the store has clicks in {} minutes of which no raw line is there ({first} to {last}): their lines are gone, and a recalculation would refuse to make them nothing",
             changes.without_raw.len()
         );
     }
-    Ok(())
+    show::end(&summary)
 }
 
 pub(super) fn warn_of_deleted(progress: &StoreProgress, plan: &Plan) {

@@ -38,6 +38,7 @@ pub(crate) fn run(load: impl Fn(&crate::cli::Common) -> anyhow::Result<Config>, 
         let row = revisions::pending(&parts, Revision(revision))?;
         let mut plan = plan::of_begun(&parts, &row.recalculation)?;
         pace(&mut plan, args.rate);
+        plan.skip_damaged = args.skip_damaged;
         return Run { parts: &parts, plan: &plan, json: args.json, rate: args.rate, stop: &stop }.go_on(&row);
     }
     let (Some(from), Some(to)) = (args.from, args.to) else {
@@ -63,6 +64,7 @@ pub(crate) fn run(load: impl Fn(&crate::cli::Common) -> anyhow::Result<Config>, 
     }
     let mut plan = Waiting { parts: &parts, span, wait: args.wait, stop: &stop }.plan()?;
     pace(&mut plan, args.rate);
+    plan.skip_damaged = args.skip_damaged;
     if args.dry_run {
         let files = parts.files()?;
         return dry_run::dry_run(&parts, &files, &plan, (args.json, args.rate), &stop);

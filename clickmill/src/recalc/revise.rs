@@ -15,7 +15,7 @@ use clickmill_store::{AggregateStore, Began, RevisionRow, RevisionState, StoreEr
 use super::dry_run::warn_of_deleted;
 use super::plan::to_begin;
 use super::revisions::in_the_way;
-use super::show::{Bar, json_of_revised, text_of_revised};
+use super::show::{Bar, end, json_of_revised, text_of_left_out, text_of_revised};
 use super::tell::Teller;
 use crate::pipeline::{Parts, Running};
 
@@ -80,8 +80,11 @@ impl Run<'_> {
         } else {
             text_of_revised(revision, self.plan, &summary, &changes)
         };
+        if !self.json {
+            text_of_left_out(&summary).for_each(|line| println!("{line}"));
+        }
         println!("{line}");
-        Ok(())
+        end(&summary)
     }
 
     fn tell_all(

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use clickmill_model::records::Ranking;
 use clickmill_model::{Revision, SpanKind};
-use clickmill_recalc::{Change, Changes, Plan, Progress, Summary};
+use clickmill_recalc::{Change, Changes, LeftOut, Plan, Progress, Summary};
 use clickmill_store::{Changed, MinuteRange, RevisionRow};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
+
+use crate::DoneWithout;
 
 /// How often a log says how far it has come, where there is no terminal.
 const TELL_EVERY: Duration = Duration::from_secs(10);
@@ -137,8 +139,35 @@ pub(super) fn json_of_all(plan: &Plan, summary: &Summary, changes: &Changes) -> 
             "stored_clicks": changes.clicks.0, "recalculated_clicks": changes.clicks.1,
             "duplicates": summary.lines.duplicates, "files": summary.files,
             "gained": gained, "without_raw": changes.without_raw,
+            "left_out": summary.left_out.iter().map(json_of_left_out).collect::<Vec<_>>(),
         }
     })
+}
+
+fn json_of_left_out(left: &LeftOut) -> Value {
+    let LeftOut { path, why, raw, first_offset, last_offset, minutes, .. } = left;
+    json!({
+        "path": path, "why": why,
+        "topic": raw.as_ref().map(|raw| &raw.topic), "partition": raw.as_ref().map(|raw| raw.partition),
+        "first_offset": first_offset, "last_offset": last_offset,
+        "first_arrival": left.first_arrival.map(|at| at.to_string()),
+        "last_arrival": left.last_arrival.map(|at| at.to_string()),
+        "first_minute": minutes.map(|(first, _)| first), "last_minute": minutes.map(|(_, last)| last),
+        "counted_until": left.counted_until,
+    })
+}
+
+/// What it went on without, one a line.
+pub(super) fn text_of_left_out(summary: &Summary) -> impl Iterator<Item = String> {
+    summary.left_out.iter().map(|left| format!("left out: {left}"))
+}
+
+/// The end of one that came to its end: an error of its own where something was left out.
+pub(super) fn end(summary: &Summary) -> anyhow::Result<()> {
+    match summary.left_out.len() {
+        0 => Ok(()),
+        files => Err(DoneWithout(files).into()),
+    }
 }
 
 /// A recalculation that readers see now.
