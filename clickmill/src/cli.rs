@@ -35,6 +35,9 @@ pub(crate) enum Command {
     Define(Define),
     /// Count a span of minutes again from raw Parquet, and let readers see that
     Recalc(Recalc),
+    /// Merge the files of raw and late lines
+    #[command(subcommand)]
+    Raw(Raw),
     /// Count a day or a span again by other means than the pipeline's, and compare every figure: starts clickmill-reconcile
     #[command(disable_help_flag = true)]
     Reconcile {
@@ -151,6 +154,18 @@ pub(crate) enum RecalcAction {
         /// Its number
         #[arg(value_name = "REVISION")]
         revision: u32,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Raw {
+    /// Make large files of small ones. The pipeline may run meanwhile; what was interrupted goes on the next time
+    Compact {
+        #[command(flatten)]
+        common: Common,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 

@@ -13,6 +13,7 @@ mod generate;
 mod names;
 mod pipeline;
 mod properties;
+mod raw;
 mod recalc;
 #[cfg(test)]
 mod reference;
@@ -109,6 +110,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Api(common) => stages::run(&load(&common)?, &common, stages::One::Api),
         Command::Define(define) => define::run(&load(&define.common)?, define.dry_run, define.action.as_ref()),
         Command::Recalc(recalc) => recalc::run(load, &recalc),
+        Command::Raw(cli::Raw::Compact { common, dry_run }) => raw::compact(&load(&common)?, dry_run),
         Command::Reconcile { args } => beside::reconcile(&args),
         Command::Written { common, wait } => written::run(&load(&common)?, wait),
         Command::Topics(TopicsCommand::Create { common, dry_run }) => topics::create(&load(&common)?, dry_run),

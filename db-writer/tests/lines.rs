@@ -187,3 +187,41 @@ fn files_of_format_1_are_read() {
     std::fs::copy(format!("{dir}/{path}"), copy.path().join(path)).unwrap();
     check_rows(&Rig::new(Files::local(copy.path()).unwrap()), "raw", &kinds(), (TOPIC, 0), true);
 }
+
+/// The table in `docs/raw-files.md` is what other programs rely on.
+#[test]
+fn the_columns_are_those_of_the_document() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::new(Files::local(dir.path()).unwrap());
+    rig.send_lines(&[line(1).as_bytes()]);
+    rig.drain("a").unwrap();
+    let file = std::fs::File::open(dir.path().join(&rig.paths("raw")[0])).unwrap();
+    let metadata = parquet::file::metadata::ParquetMetaDataReader::new().parse_and_finish(&file).unwrap();
+    let columns = metadata.file_metadata().schema_descr();
+    let found: Vec<String> = columns
+        .columns()
+        .iter()
+        .map(|column| {
+            use parquet::basic::{LogicalType, Repetition, Type};
+            let kind = match (column.physical_type(), column.logical_type_ref()) {
+                (Type::BYTE_ARRAY, Some(LogicalType::String)) => "string",
+                (Type::BYTE_ARRAY, None) => "binary",
+                (Type::INT32, None) => "int32",
+                (Type::INT64, None) => "int64",
+                (Type::INT64, Some(LogicalType::Timestamp { .. })) => "timestamp, µs, UTC",
+                other => panic!("{}: {other:?}", column.name()),
+            };
+            let never = column.self_type().get_basic_info().repetition() == Repetition::REQUIRED;
+            format!("`{}` | {kind} | {never}", column.name())
+        })
+        .collect();
+    let document = include_str!("../../docs/raw-files.md");
+    let rows = document.lines().filter(|line| line.starts_with("| `"));
+    let rows: Vec<String> = rows
+        .map(|row| {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            format!("{} | {} | {}", cells[1], cells[2], cells[3] == "never")
+        })
+        .collect();
+    assert_eq!(found, rows);
+}

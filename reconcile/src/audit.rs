@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use arrow_array::RecordBatch;
+use clickmill_model::records::LATE_CLICKS;
 use clickmill_model::{Definition, Filter, FilterId, Minute, RawPartition, Span, SpanKind};
 use clickmill_store::{AggregateStore, View};
 
@@ -12,7 +13,7 @@ use crate::clicks::{CLICKS, numbers, text};
 use crate::compare::{CountDifference, Differing, Findings, Kind, Published, Stored, compare, name_of};
 use crate::count::{Books, Counter, Rules};
 use crate::engine::Engine;
-use crate::error::{ReconcileError, Result};
+use crate::error::{Held, ReconcileError, Result};
 use crate::files::{Catalog, FileStore, Skipped, Written, list, skip};
 use crate::lines::{LineBehind, lines_behind};
 use crate::rank::{Expected, Ranker};
@@ -77,8 +78,28 @@ pub struct Audit {
     pub notes: Vec<String>,
 }
 
-/// Counts the raw lines of a span and compares the store with that.
+/// How often it begins anew where files were merged meanwhile.
+const MOST_BEGINNINGS: usize = 10;
+
+/// Counts the raw lines of a span and compares the store with that. Where a file is gone that it wants, it begins anew, and demands that another one holds its lines.
 pub fn audit(store: &dyn AggregateStore, files: &FileStore, request: &Request) -> Result<Audit> {
+    let mut gone: Vec<(String, Box<Held>)> = Vec::new();
+    loop {
+        match audit_once(store, files, request, &gone) {
+            Err(ReconcileError::Gone { path, held: Some(held) }) if gone.len() < MOST_BEGINNINGS => {
+                gone.push((path, held));
+            }
+            end => return end,
+        }
+    }
+}
+
+fn audit_once(
+    store: &dyn AggregateStore,
+    files: &FileStore,
+    request: &Request,
+    gone: &[(String, Box<Held>)],
+) -> Result<Audit> {
     let engine = Engine::new(files, &request.scratch)?;
     let definitions = store.definitions()?;
     let newest = definitions.iter().max_by_key(|definition| definition.version).cloned().unwrap_or_default();
@@ -86,6 +107,10 @@ pub fn audit(store: &dyn AggregateStore, files: &FileStore, request: &Request) -
     let (progress, view) = (store.progress()?, View::of_rows(&store.revisions()?));
     let mut raw = engine.block_on(list(files, "raw", request.skip_damaged))?;
     let mut late = engine.block_on(list(files, "late", request.skip_damaged))?;
+    for (path, held) in gone {
+        let catalog = if *held.raw.topic == *LATE_CLICKS { &mut late } else { &mut raw };
+        catalog.must_hold(path, held, request.skip_damaged)?;
+    }
     // What a file of late lines is read from is its own offset, while its columns have those of the raw lines.
     late.files.iter_mut().for_each(|file| file.take = 0..u64::MAX);
     raw.skipped.append(&mut late.skipped);

@@ -35,6 +35,14 @@ pub enum ReconcileError {
         /// The file behind it, or the writer.
         told_by: String,
     },
+    /// A file was deleted after it was listed. Its lines may stand in another one by now.
+    #[error("{path} is gone: it was deleted after it was listed")]
+    Gone {
+        /// Which file.
+        path: String,
+        /// What it held, where that was known.
+        held: Option<Box<Held>>,
+    },
     /// The files cannot be listed or opened at the moment.
     #[error("{what}: {why}")]
     Unavailable {
@@ -80,6 +88,19 @@ impl From<parquet::errors::ParquetError> for ReconcileError {
     fn from(error: parquet::errors::ParquetError) -> Self {
         Self::Engine(error.into())
     }
+}
+
+/// What a file held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Lines of this partition.
+    pub raw: RawPartition,
+    /// The first offset and the last.
+    pub offsets: (Offset, Offset),
+    /// When these arrived.
+    pub arrivals: (Timestamp, Timestamp),
+    /// The first and the last minute of its clicks.
+    pub minutes: Option<(Minute, Minute)>,
 }
 
 /// Results of this crate.

@@ -2,7 +2,7 @@
 //!
 //! Written for the auditor alone, from the description of the format (`db-writer/src/raw/span.rs`): the writer's own reader is not asked.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataR
 use parquet::file::statistics::Statistics;
 use serde::Serialize;
 
-use crate::error::{ReconcileError, Result};
+use crate::error::{Held, ReconcileError, Result};
 use crate::time::minute_of;
 
 /// The newest format of raw files that is understood.
@@ -62,16 +62,15 @@ impl FileStore {
     }
 
     /// Why the bytes of a file cannot be had: it is gone, or whatever holds it does not answer, which says nothing about the file.
-    pub(crate) fn unreadable(
-        &self,
-        path: &str,
-        minutes: Option<(Minute, Minute)>,
-        error: &object_store::Error,
-    ) -> ReconcileError {
+    pub(crate) fn unreadable(&self, path: &str, file: Option<&RawFile>, error: &object_store::Error) -> ReconcileError {
         let path = self.shown(path);
         match error {
             object_store::Error::NotFound { .. } => {
-                ReconcileError::Damaged { path, minutes, why: "it was deleted after it was listed".into() }
+                let held = file.map(|file| {
+                    let RawFile { raw, offsets, arrivals, minutes, .. } = file.clone();
+                    Box::new(Held { raw, offsets, arrivals, minutes })
+                });
+                ReconcileError::Gone { path, held }
             }
             error => ReconcileError::Unavailable { what: format!("reading {path}"), why: error.to_string() },
         }
@@ -144,18 +143,54 @@ pub(crate) async fn list(files: &FileStore, folder: &str, skip_damaged: bool) ->
                     .any(|said| why.contains(said));
         if is_refused { ReconcileError::Refused { what, why } } else { ReconcileError::Unavailable { what, why } }
     };
-    let listed: Vec<ObjectMeta> =
-        files.store.list(Some(&object_store::path::Path::from(folder))).try_collect().await.map_err(unavailable)?;
-    let mut catalog = Catalog::default();
-    for meta in listed.into_iter().filter(|meta| meta.location.as_ref().ends_with(".parquet")) {
-        match read_footer(files, meta).await {
-            Ok(file) => catalog.files.push(file),
-            Err(error) => skip(&mut catalog.skipped, error, skip_damaged)?,
+    let list = || async {
+        let folder = object_store::path::Path::from(folder);
+        let all: Vec<ObjectMeta> = files.store.list(Some(&folder)).try_collect().await.map_err(unavailable)?;
+        Ok(all.into_iter().filter(|meta| meta.location.as_ref().ends_with(".parquet")).collect::<Vec<_>>())
+    };
+    let mut before = list().await?;
+    'anew: for _ in 0..MOST_LOOKS {
+        // A listing takes a while. Files may be merged meanwhile, into one that stands where it has been already: what was there when this one began is whole only if nothing of the one before is gone.
+        let listed = list().await?;
+        let now: HashSet<&str> = listed.iter().map(|meta| meta.location.as_ref()).collect();
+        let is_whole = before.iter().all(|meta| now.contains(meta.location.as_ref()));
+        before.clone_from(&listed);
+        if !is_whole {
+            continue;
         }
+        let mut catalog = Catalog::default();
+        for meta in listed {
+            match read_footer(files, meta).await {
+                Ok(file) => catalog.files.push(file),
+                Err(ReconcileError::Gone { .. }) => continue 'anew,
+                Err(error) => skip(&mut catalog.skipped, error, skip_damaged)?,
+            }
+        }
+        take_each_line_once(&mut catalog);
+        return Ok(catalog);
     }
-    take_each_line_once(&mut catalog);
-    Ok(catalog)
+    let why = "files go faster than they can be listed".to_owned();
+    Err(ReconcileError::Unavailable { what: format!("listing {}", files.shown(folder)), why })
 }
+
+impl Catalog {
+    /// Refuses, or notes, that a file is gone of which no other one has the lines.
+    pub(crate) fn must_hold(&mut self, path: &str, held: &Held, skip_damaged: bool) -> Result<()> {
+        let Held { raw, offsets, arrivals, minutes } = held;
+        let has_it = |file: &RawFile| {
+            let within = file.offsets.0 <= offsets.0 && offsets.1 <= file.offsets.1;
+            file.raw == *raw && within && file.arrivals.0 <= arrivals.0 && arrivals.1 <= file.arrivals.1
+        };
+        if self.files.iter().any(has_it) {
+            return Ok(());
+        }
+        let (path, why) = (path.to_owned(), "it was deleted after it was listed".to_owned());
+        skip(&mut self.skipped, ReconcileError::Damaged { path, minutes: *minutes, why }, skip_damaged)
+    }
+}
+
+/// How often files are listed for one answer. Each time another one went meanwhile.
+const MOST_LOOKS: u32 = 1000;
 
 /// Notes what is left out, where that was asked.
 pub(crate) fn skip(skipped: &mut Vec<Skipped>, error: ReconcileError, skip_damaged: bool) -> Result<()> {

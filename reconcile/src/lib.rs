@@ -30,6 +30,6 @@ pub use audit::{Audit, Request, audit};
 pub use clicks::Disagreements;
 pub use compare::{Compared, CountDifference, Findings, Kind, MOST_DIFFERENCES, RankingDifference, Sum};
 pub use count::Books;
-pub use error::{ReconcileError, Result};
+pub use error::{Held, ReconcileError, Result};
 pub use files::{FileStore, Skipped, Written};
 pub use lines::LineBehind;

@@ -134,7 +134,7 @@ impl FileBuilder {
     }
 }
 
-fn unwritable(path: &str, error: &ParquetError) -> FilesError {
+pub(super) fn unwritable(path: &str, error: &ParquetError) -> FilesError {
     FilesError::Unavailable { what: "writing", path: path.to_owned(), why: error.to_string() }
 }
 

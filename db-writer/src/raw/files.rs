@@ -111,6 +111,9 @@ impl std::fmt::Debug for Files {
     }
 }
 
+/// How often files are listed for one answer. Each time another one went meanwhile.
+const MOST_LISTINGS: u32 = 1000;
+
 /// The folder of files under way, beside `raw` and `late`.
 const TEMPORARY: &str = ".tmp";
 
@@ -189,9 +192,23 @@ impl Files {
         }
     }
 
-    /// The Parquet files below a folder, by path.
+    /// The Parquet files below a folder, by path. A listing takes a while: files may be merged meanwhile, into one that stands where it has been already. So they are listed until nothing of one listing is gone in the
+    /// next: all that was there when the first began is then in the second, or in a file of it.
     pub fn list(&self, folder: &str) -> Result<Vec<Listed>, FilesError> {
-        self.list_where(folder, |_| true)
+        let mut before = self.list_where(folder, |_| true)?;
+        for _ in 0..MOST_LISTINGS {
+            let now = self.list_where(folder, |_| true)?;
+            let is_there = |file: &Listed| now.binary_search_by(|other| other.path.cmp(&file.path)).is_ok();
+            if before.iter().all(is_there) {
+                return Ok(now);
+            }
+            before = now;
+        }
+        Err(FilesError::Unavailable {
+            what: "listing",
+            path: self.shown(folder),
+            why: "files go faster than they can be listed".into(),
+        })
     }
 
     /// The Parquet files of those days (`yyyy-MM-dd`) of a folder that are wanted, by path.
@@ -224,7 +241,7 @@ impl Files {
     }
 
     /// Deletes a file; one that is gone already is no error.
-    pub(super) fn delete(&self, path: &str) -> Result<(), FilesError> {
+    pub fn delete(&self, path: &str) -> Result<(), FilesError> {
         let Some(root) = self.local_root() else {
             return match self.runtime.block_on(self.store.delete(&stored(path)?)) {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),

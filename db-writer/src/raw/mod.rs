@@ -12,6 +12,7 @@
 mod batch;
 mod build;
 mod columns;
+pub mod compact;
 mod files;
 pub mod read;
 mod records;
@@ -34,7 +35,7 @@ use clickmill_queue::topology::RAW_WRITER;
 use clickmill_queue::{Progress, Queue, Stage, StageError};
 
 pub use files::{Files, FilesError, Listed, Published, Sink};
-pub use span::{Before, FORMAT, FileSpan, Part, each_line_once, parts};
+pub use span::{Before, FORMAT, FileSpan, Part, each_line_once, parts, spans};
 pub use writer::Rolling;
 
 pub(crate) use records::Lines;

@@ -10,6 +10,7 @@ use clickmill_model::line::original_line;
 use clickmill_model::records::LATE_CLICKS;
 use clickmill_model::{Offset, Partition, RejectReason, Timestamp};
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::files::{Files, FilesError, Source};
 use super::span::{FileSpan, Part};
@@ -108,6 +109,68 @@ pub fn verify(files: &Files, path: &str) -> Result<FileSpan, FilesError> {
         return Err(damaged(format!("{count} rows could be read of {}", span.rows)));
     }
     Ok(span)
+}
+
+/// Reads all of a file: batches of its rows as they stand there, each with a number for every row that depends on all that the row says. Finds out whether it can be relied on.
+pub(super) fn batches(
+    files: &Files,
+    path: &str,
+    mut visit: impl FnMut(&RecordBatch, &[u64]) -> Result<(), FilesError>,
+) -> Result<FileSpan, FilesError> {
+    let (source, span, reader) = open(files, path)?;
+    let damaged = |why: String| source.failed(why);
+    let (mut scratch, mut bytes, mut numbers) = (Vec::new(), Vec::new(), Vec::new());
+    let mut count = 0;
+    for batch in reader {
+        let batch = batch.map_err(|error| damaged(error.to_string()))?;
+        let columns = Columns::of(&batch).map_err(damaged)?;
+        numbers.clear();
+        for i in 0..batch.num_rows() {
+            numbers.push(columns.row(i, &mut scratch).map_err(damaged)?.number(&mut bytes));
+        }
+        count += batch.num_rows() as u64;
+        visit(&batch, &numbers)?;
+    }
+    if count != span.rows {
+        return Err(damaged(format!("{count} rows could be read of {}", span.rows)));
+    }
+    Ok(span)
+}
+
+impl Row<'_> {
+    /// A number that depends on all that the row says.
+    fn number(&self, bytes: &mut Vec<u8>) -> u64 {
+        let Self { topic, partition, offset, line_number, arrival, source, origin, click, reason, line } = *self;
+        bytes.clear();
+        let mut text = |text: Option<&[u8]>| {
+            // With its length, so that texts do not run into each other.
+            bytes.extend(text.map_or(u64::MAX, |text| text.len() as u64).to_le_bytes());
+            bytes.extend_from_slice(text.unwrap_or_default());
+        };
+        let of_click = |field: fn(ClickColumns<'_>) -> &str| click.map(|click| field(click).as_bytes());
+        text(Some(topic.as_bytes()));
+        text(source.map(str::as_bytes));
+        text(origin.map(|(file, _)| file.as_bytes()));
+        text(of_click(|click| click.ad_id));
+        text(of_click(|click| click.user_id));
+        text(of_click(|click| click.ip));
+        text(of_click(|click| click.country));
+        text(click.and_then(|click| click.event_id).map(str::as_bytes));
+        text(reason.map(|reason| reason.as_str().as_bytes()));
+        text(Some(line));
+        let time = click.map_or(i64::MIN, |click| click.click_timestamp.as_micros());
+        for number in [
+            u64::from(partition.0),
+            offset.0,
+            u64::from(line_number),
+            arrival.as_micros().cast_unsigned(),
+            origin.map_or(u64::MAX, |(_, at)| at),
+            time.cast_unsigned(),
+        ] {
+            bytes.extend(number.to_le_bytes());
+        }
+        xxh3_64(bytes)
+    }
 }
 
 fn open(files: &Files, path: &str) -> Result<(Source, FileSpan, ParquetRecordBatchReader), FilesError> {

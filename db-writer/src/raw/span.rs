@@ -1,7 +1,7 @@
 //! What a file holds, as its name and its footer say, and which lines to take from which file.
 //!
 //! Name: `{folder}/date={day of the first arrival}/{topic}-{partition}-{first offset}-{first arrival}.parquet`, the offset with twenty digits, the arrival in milliseconds since the epoch.
-//! It depends on the first line alone. A character of the topic that a file name should not hold is written `%XX`.
+//! It depends on the first line alone. A file that [`super::compact`] made of several has `.to-{last offset}` before its ending. A character of the topic that a file name should not hold is written `%XX`.
 //!
 //! Footer, as key-value metadata, version 1: `clickmill.format` 1, `clickmill.topic`, `clickmill.partition`, `clickmill.first_offset` (of the first line),
 //! `clickmill.last_offset` (of the last record that the file covers, with lines or without), `clickmill.first_arrival` and `clickmill.last_arrival` of these two (microseconds
@@ -15,7 +15,7 @@ use clickmill_model::{Minute, Offset, Partition, RawPartition, Timestamp};
 use object_store::path::PathPart;
 use parquet::file::metadata::{KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 
-use super::files::{Files, FilesError};
+use super::files::{Files, FilesError, Listed};
 
 /// The format that this code writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
@@ -117,9 +117,17 @@ impl FileSpan {
         format!("{folder}/date={day}/{}-{}-{:020}-{millis}.parquet", topic.as_ref(), from.partition, first_offset.0)
     }
 
+    /// The path of the merged file of a folder that holds this.
+    pub(super) fn path_of_merged(folder: &str, span: &Self) -> String {
+        let topic = PathPart::from(span.from.topic.as_ref());
+        let (partition, first, millis) = (span.from.partition, span.first_offset.0, span.first_arrival.as_millis());
+        format!("{folder}/{}-{partition}-{first:020}-{millis}.to-{:020}.parquet", topic.as_ref(), span.last_offset.0)
+    }
+
     /// The first arrival, as the name of a file says it.
     pub(crate) fn first_arrival_of(path: &str) -> Option<Timestamp> {
-        let (_, millis) = path.strip_suffix(".parquet")?.rsplit_once('-')?;
+        let path = path.strip_suffix(".parquet")?;
+        let (_, millis) = path.rsplit_once(".to-").map_or(path, |(first, _)| first).rsplit_once('-')?;
         Some(Timestamp::from_millis(millis.parse().ok()?))
     }
 
@@ -127,6 +135,7 @@ impl FileSpan {
     pub fn first_line_of(path: &str) -> Option<(RawPartition, Offset, Timestamp)> {
         let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
         let arrival = Self::first_arrival_of(name)?;
+        let name = name.rsplit_once(".to-").map_or(name, |(first, _)| first);
         let (name, _) = name.rsplit_once('-')?;
         let (name, offset) = name.rsplit_once('-')?;
         let (topic, partition) = name.rsplit_once('-')?;
@@ -260,12 +269,31 @@ pub fn each_line_once(files: impl IntoIterator<Item = (String, FileSpan)>) -> Ve
 
 /// The parts that hold each line of a folder (`raw` or `late`) once.
 pub fn parts(files: &Files, folder: &str) -> Result<Vec<Part>, FilesError> {
-    let mut spans = Vec::new();
-    for listed in files.list(folder)? {
-        let span = FileSpan::read(files, &listed.path)?;
-        spans.push((listed.path, span));
+    Ok(each_line_once(spans(files, folder)?.into_iter().map(|(listed, span)| (listed.path, span))))
+}
+
+/// How often files are listed for one answer. Each time another one went meanwhile.
+const MOST_LOOKS: u32 = 1000;
+
+/// What each file of a folder holds.
+pub fn spans(files: &Files, folder: &str) -> Result<Vec<(Listed, FileSpan)>, FilesError> {
+    let mut gone = None;
+    'anew: for _ in 0..MOST_LOOKS {
+        let mut spans = Vec::new();
+        for listed in files.list(folder)? {
+            match FileSpan::read(files, &listed.path) {
+                Ok(span) => spans.push((listed, span)),
+                // Its lines may stand in another one by now.
+                Err(error @ FilesError::Gone { .. }) => {
+                    gone = Some(error);
+                    continue 'anew;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        return Ok(spans);
     }
-    Ok(each_line_once(spans))
+    Err(gone.unwrap_or(FilesError::Gone { path: files.shown(folder) }))
 }
 
 #[cfg(test)]
@@ -309,6 +337,8 @@ mod tests {
         assert_eq!(FileSpan::first_arrival_of(&path), Some(Timestamp::from_millis(1_609_459_201_000)));
         assert_eq!(FileSpan::first_arrival_of("raw/date=2021-01-01/notes.parquet"), None);
         assert_eq!(FileSpan::first_line_of(&path), Some((from, Offset(7), Timestamp::from_millis(1_609_459_201_000))));
+        let merged = path.replace(".parquet", ".to-00000000000000000099.parquet");
+        assert_eq!(FileSpan::first_line_of(&merged), FileSpan::first_line_of(&path));
         assert_eq!(FileSpan::first_line_of("raw/date=2021-01-01/of-somebody-else.parquet"), None);
     }
 

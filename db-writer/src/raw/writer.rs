@@ -1,6 +1,6 @@
 //! The loop: poll, fill the files, publish them, commit. The only file here that knows the queue.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::files::{Files, Published};
 use super::read;
 use super::records::Lines;
 use super::retention;
-use super::span::{Before, FileSpan};
+use super::span::{Before, spans};
 
 /// When a file is complete.
 #[derive(Debug, Clone)]
@@ -74,15 +74,15 @@ struct Input {
     /// When the file was begun.
     begun: Timestamp,
     at_end: bool,
-    /// Where files that are there already begin, while the group's offset does not say which lines are written.
-    adopts: BTreeSet<(Offset, Timestamp)>,
+    /// Where files that are there already begin, while the group's offset does not say which lines are written, and of each such place the one that reaches furthest.
+    adopts: BTreeMap<(Offset, Timestamp), String>,
     /// The last file.
     before: Before,
 }
 
 impl Input {
     fn new(next: Offset, before: Before, now: Timestamp) -> Self {
-        let adopts = BTreeSet::new();
+        let adopts = BTreeMap::new();
         Self { next, file: None, input_bytes: 0, waiting_since: None, begun: now, at_end: false, adopts, before }
     }
 
@@ -187,15 +187,11 @@ impl LinesWriter {
     }
 
     /// Where the files begin that hold lines of this partition.
-    fn files_of(&self, input: &TopicPartition) -> Result<BTreeSet<(Offset, Timestamp)>, StageError> {
-        let mut found = BTreeSet::new();
-        for file in self.files.list(self.lines.folder())? {
-            let span = FileSpan::read(&self.files, &file.path)?;
-            if span.from.topic == input.topic && span.from.partition == input.partition {
-                found.insert((span.first_offset, span.first_arrival));
-            }
-        }
-        Ok(found)
+    fn files_of(&self, input: &TopicPartition) -> Result<BTreeMap<(Offset, Timestamp), String>, StageError> {
+        let mut all = spans(&self.files, self.lines.folder())?;
+        all.retain(|(_, span)| span.from.topic == input.topic && span.from.partition == input.partition);
+        all.sort_by_key(|(_, span)| span.last_offset);
+        Ok(all.into_iter().map(|(file, span)| ((span.first_offset, span.first_arrival), file.path)).collect())
     }
 
     /// Takes records into the partition's file, up to where a file begins that is there already. True where that cut it short.
@@ -210,7 +206,7 @@ impl LinesWriter {
         let mut count = 0;
         let mut cut = false;
         for fetched in records {
-            if input.file.is_some() && input.adopts.contains(&(fetched.offset, fetched.arrival)) {
+            if input.file.is_some() && input.adopts.contains_key(&(fetched.offset, fetched.arrival)) {
                 cut = true;
                 break;
             }
@@ -380,7 +376,12 @@ fn settle_one(
     input.input_bytes = 0;
     let Some(file) = input.file.take() else { return Ok(settled) };
     let folder = lines.folder();
-    let Outcome { published, span, path } = file.publish(files)?;
+    let begins = (file.span().first_offset, file.span().first_arrival);
+    let Outcome { published, span, path } = match input.adopts.get(&begins) {
+        // A merged one has another name.
+        Some(path) => Outcome { published: Published::Taken, span: file.span().clone(), path: path.clone() },
+        None => file.publish(files)?,
+    };
     let (mut last_offset, mut last_arrival) = (span.last_offset, span.last_arrival);
     match published {
         Published::Created => {
