@@ -146,7 +146,8 @@ pub(crate) async fn list(files: &FileStore, folder: &str, skip_damaged: bool) ->
     let list = || async {
         let folder = object_store::path::Path::from(folder);
         let all: Vec<ObjectMeta> = files.store.list(Some(&folder)).try_collect().await.map_err(unavailable)?;
-        Ok(all.into_iter().filter(|meta| meta.location.as_ref().ends_with(".parquet")).collect::<Vec<_>>())
+        let files = all.into_iter().filter(|meta| meta.location.as_ref().ends_with(".parquet"));
+        Ok::<Vec<ObjectMeta>, ReconcileError>(files.collect())
     };
     let mut before = list().await?;
     'anew: for _ in 0..MOST_LOOKS {
