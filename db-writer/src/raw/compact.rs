@@ -96,7 +96,11 @@ pub fn plan(files: &[(Listed, FileSpan)], settled: &impl Settled) -> Work {
             let (listed, span) = file;
             match kept.iter().find(|(_, other)| other.covers(span)) {
                 Some((other, _)) => {
-                    work.covered.push(Covered { path: listed.path.clone(), span: span.clone(), by: other.path.clone() })
+                    work.covered.push(Covered {
+                        path: listed.path.clone(),
+                        span: span.clone(),
+                        by: other.path.clone(),
+                    });
                 }
                 None => kept.push(file),
             }
