@@ -180,7 +180,7 @@ mod tests {
     fn any_piece_is_what_the_file_has_there() {
         let runtime = Arc::new(tokio::runtime::Builder::new_current_thread().build().unwrap());
         let size = 9_500_000_u64;
-        let all: Vec<u8> = (0..size).map(|i| (i * 2_654_435_761 >> 13) as u8).collect();
+        let all: Vec<u8> = (0..size).map(|i| ((i * 2_654_435_761) >> 13) as u8).collect();
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let path = StorePath::from("a");
         runtime.block_on(store.put(&path, all.clone().into())).unwrap();
