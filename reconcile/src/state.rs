@@ -117,10 +117,14 @@ impl Clickmill {
         skip_damaged: bool,
     ) -> anyhow::Result<()> {
         let (from, to) = (from.to_string(), to.to_string());
-        let args = ["recalc", "--from", &from, "--to", &to, "--skip-damaged"];
-        let (output, skipped) = if skip_damaged { (self.run(&args)?, Some(4)) } else { (self.run(&args[..5])?, None) };
-        let status = output.status.code();
-        if status != Some(0) && (status.is_none() || status != skipped) {
+        let mut args = vec!["recalc", "--from", &from, "--to", &to];
+        if skip_damaged {
+            args.push("--skip-damaged");
+        }
+        let output = self.run(&args)?;
+        // Status 4: done without files that are damaged or missing.
+        let is_done = output.status.success() || skip_damaged && output.status.code() == Some(4);
+        if !is_done {
             let said = String::from_utf8_lossy(&output.stderr);
             bail!("recalculating {from} to {to}: {}", said.trim().rsplit("clickmill: ").next().unwrap_or_default());
         }
