@@ -39,7 +39,7 @@ fn main() {
         println!(
             "  {:4.0} % CPU  {:5} MB  {:4} ms",
             (up.cpu_seconds() - cpu) / began.elapsed().as_secs_f64() * 100.0,
-            resident_bytes(up.pid()) / 1_000_000,
+            up.memory_bytes() / 1_000_000,
             delays.last().map_or(0, |delay: &Duration| delay.as_millis()),
         );
     }
@@ -143,10 +143,4 @@ fn report(what: &str, times: &[Duration]) {
         at(0.999),
         at(1.0)
     );
-}
-
-fn resident_bytes(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
