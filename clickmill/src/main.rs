@@ -63,6 +63,16 @@ impl std::fmt::Display for DoneWithout {
 
 impl std::error::Error for DoneWithout {}
 
+/// The allocator's option `purge_delay` (`mi_option_e` in `mimalloc.h`), which its crate has no name for.
+const PURGE_DELAY: i32 = 15;
+
+/// Memory that is freed is kept for what comes next, instead of being given back after a few milliseconds: for a command that takes and frees the same again and again, and ends.
+#[allow(unsafe_code)]
+fn keep_freed_memory() {
+    // SAFETY: sets a number, which may be done at any time.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) }
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
@@ -109,8 +119,12 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::DbWriter(common) => stages::run(&load(&common)?, &common, stages::One::DbWriter),
         Command::Api(common) => stages::run(&load(&common)?, &common, stages::One::Api),
         Command::Define(define) => define::run(&load(&define.common)?, define.dry_run, define.action.as_ref()),
-        Command::Recalc(recalc) => recalc::run(load, &recalc),
+        Command::Recalc(recalc) => {
+            keep_freed_memory();
+            recalc::run(load, &recalc)
+        }
         Command::Raw(cli::Raw::Compact { common, dry_run }) => raw::compact(&load(&common)?, dry_run),
+        Command::Raw(cli::Raw::Import(asked)) => raw::import(&load(&asked.common)?, &asked),
         Command::Reconcile { args } => beside::reconcile(&args),
         Command::Written { common, wait } => written::run(&load(&common)?, wait),
         Command::Topics(TopicsCommand::Create { common, dry_run }) => topics::create(&load(&common)?, dry_run),

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use clickmill_aggregator::{Aggregator, Closing};
+use clickmill_aggregator::{AggregateError, Aggregator, Closing};
 use clickmill_db_writer::raw::{Files, FilesError, RAW_FOLDER, scan};
 use clickmill_mapper::{BatchMapper, Combiner, Counts, Lines, WasCounted};
 use clickmill_model::records::{CandidateRecord, Candidates, PartialBlock, Ranking, ResultBody};
@@ -123,10 +123,9 @@ impl<'a> Prepared<'a> {
         let mut summary = Summary { files: self.sources.values().map(|s| s.len() as u64).sum(), ..Summary::default() };
         let mut rows = 0;
         for slice in slices {
-            for counts in self.map(&slice, stop)? {
-                summary.lines += counts.lines;
-                self.replay.apply(counts).map_err(RecalcError::from)?;
-            }
+            let counts = self.map(&slice, stop)?;
+            counts.iter().for_each(|counts| summary.lines += counts.lines);
+            self.replay.apply(counts, slice.end).map_err(RecalcError::from)?;
             self.replay.close(&slice, &plan.minutes, tell)?;
             tell(Told::Until(slice.end))?;
             rows += touched(&slice);
@@ -251,15 +250,23 @@ impl Replay {
         done.into_inner().into_iter().collect()
     }
 
-    fn apply(&mut self, counts: Counts) -> Result<(), clickmill_aggregator::AggregateError> {
-        let Counts { partitions, oldest_arrivals, .. } = counts;
-        for (state, minutes) in self.aggregators.iter_mut().zip(partitions) {
-            for columns in minutes {
-                let oldest_arrival = oldest_arrivals.get(&columns.span.start).copied();
-                state.take_in(&self.announced, Watermark::NONE, oldest_arrival, vec![columns])?;
+    /// Hands each aggregator its counts, which are all that there are before `end`.
+    fn apply(&mut self, counts: Vec<Counts>, end: Minute) -> Result<(), AggregateError> {
+        let mut of_each: Vec<Vec<(Option<Timestamp>, Columns)>> = vec![Vec::new(); self.aggregators.len()];
+        for Counts { partitions, oldest_arrivals, .. } in counts {
+            for (of_one, minutes) in of_each.iter_mut().zip(partitions) {
+                let oldest = |columns: &Columns| oldest_arrivals.get(&columns.span.start).copied();
+                of_one.extend(minutes.into_iter().map(|columns| (oldest(&columns), columns)));
             }
         }
-        Ok(())
+        let announced = &self.announced;
+        let all = side_by_side(self.workers.len(), self.aggregators.iter_mut().zip(of_each), |(state, counts)| {
+            for (oldest_arrival, columns) in counts {
+                state.take_in(announced, Watermark::NONE, oldest_arrival, vec![columns])?;
+            }
+            state.take_in(announced, Watermark::at(end.start()), None, Vec::new())
+        });
+        all.into_iter().collect()
     }
 
     /// Closes the minutes of a slice and tells what lies inside the span.
@@ -269,40 +276,75 @@ impl Replay {
         span: &Range<Minute>,
         tell: &mut impl FnMut(Told) -> Result<(), E>,
     ) -> Result<(), E> {
-        let reached = Watermark::at(slice.end.start());
-        for state in &mut self.aggregators {
-            state.take_in(&self.announced, reached, None, Vec::new()).map_err(RecalcError::from)?;
-        }
-        // The one that is furthest behind goes first, so that little waits in the reducer.
-        while let Some((partition, state)) = (0_u32..)
-            .zip(&mut self.aggregators)
-            .min_by_key(|(_, state)| state.aggregator.closed_until())
-            .filter(|(_, state)| state.aggregator.closed_until() < slice.end)
-        {
-            let partition = Partition(partition);
-            let Some(Closing { results, candidates, until, oldest_arrival, .. }) = state.aggregator.close(Offset(0))
-            else {
-                break;
-            };
-            for result in results {
-                if let ResultBody::Counts { partition, oldest_arrival, columns } = result.body
-                    && span.start <= columns.span.start
-                {
-                    tell(Told::Counts { partition, columns, oldest_arrival })?;
-                }
+        loop {
+            // All go on together, so that little waits in the reducer.
+            let behind =
+                (0_u32..).zip(&mut self.aggregators).filter(|(_, of)| of.aggregator.closed_until() < slice.end);
+            let closings = side_by_side(self.workers.len(), behind, |(partition, state)| {
+                state.aggregator.close(Offset(0)).map(|closing| (Partition(partition), closing))
+            });
+            if closings.iter().all(Option::is_none) {
+                return Ok(());
             }
-            let inside = |of: &Candidates| of.window.first(of.minute) >= span.start && of.minute < span.end;
-            let rankings = candidates.into_iter().filter(inside).collect();
-            self.reducer.apply(Offset(0), CandidateRecord { partition, closed_until: until, oldest_arrival, rankings });
-            while let Some(published) = self.reducer.publish() {
-                if !published.rankings.is_empty() {
-                    let (rankings, oldest_arrival) = (published.rankings, published.oldest_arrival);
-                    tell(Told::Rankings { rankings, oldest_arrival })?;
-                }
+            for (partition, closing) in closings.into_iter().flatten() {
+                self.tell(partition, closing, span, tell)?;
+            }
+        }
+    }
+
+    fn tell<E: From<RecalcError>>(
+        &mut self,
+        partition: Partition,
+        closing: Closing,
+        span: &Range<Minute>,
+        tell: &mut impl FnMut(Told) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Closing { results, candidates, until, oldest_arrival, .. } = closing;
+        for result in results {
+            if let ResultBody::Counts { partition, oldest_arrival, columns } = result.body
+                && span.start <= columns.span.start
+            {
+                tell(Told::Counts { partition, columns, oldest_arrival })?;
+            }
+        }
+        let inside = |of: &Candidates| of.window.first(of.minute) >= span.start && of.minute < span.end;
+        let rankings = candidates.into_iter().filter(inside).collect();
+        self.reducer.apply(Offset(0), CandidateRecord { partition, closed_until: until, oldest_arrival, rankings });
+        while let Some(published) = self.reducer.publish() {
+            if !published.rankings.is_empty() {
+                let (rankings, oldest_arrival) = (published.rankings, published.oldest_arrival);
+                tell(Told::Rankings { rankings, oldest_arrival })?;
             }
         }
         Ok(())
     }
+}
+
+/// Does the same to each of these in so many threads. In their order.
+fn side_by_side<T: Send, R: Send>(
+    threads: usize,
+    items: impl Iterator<Item = T>,
+    work: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
+    let items = Mutex::new(items.enumerate().collect::<Vec<_>>());
+    let done = Mutex::new(Vec::new());
+    let take = || {
+        // Taken apart from the work, which must not hold the others up.
+        let next = || items.lock().pop();
+        while let Some((at, item)) = next() {
+            let result = work(item);
+            done.lock().push((at, result));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(take);
+        }
+        take();
+    });
+    let mut done = done.into_inner();
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 impl AggregatorState {
@@ -312,7 +354,7 @@ impl AggregatorState {
         watermark: Watermark,
         oldest_arrival: Option<Timestamp>,
         minutes: Vec<Columns>,
-    ) -> Result<(), clickmill_aggregator::AggregateError> {
+    ) -> Result<(), AggregateError> {
         let (from, to) = (self.next, self.next.next());
         let definitions = announced.to_vec();
         let block = PartialBlock { raw: stand_in(), from, to, watermark, oldest_arrival, definitions, minutes };
