@@ -167,6 +167,35 @@ pub(crate) enum Raw {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Take the lines of old log files in, for recalculations to count: each file once, whatever its name. What was interrupted goes on the next time
+    Import(Import),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// The log files, as they are or compressed by gzip
+    #[arg(value_name = "FILE", required_unless_present_any = ["drop", "list"])]
+    pub(crate) files: Vec<PathBuf>,
+    /// The input topic whose clicks they are told with [default: the only one]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) topic: Option<String>,
+    /// The files are complete: a last line without an end is a whole one
+    #[arg(long)]
+    pub(crate) complete: bool,
+    /// No line of these files was ever read by a log watcher: needed where duplicates are not removed, since it would count twice
+    #[arg(long)]
+    pub(crate) unread: bool,
+    /// Only say what would be imported
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print every import, as JSON, one a line
+    #[arg(long, conflicts_with_all = ["files", "drop", "dry_run"])]
+    pub(crate) list: bool,
+    /// Give up an import that has not come to its end
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["files", "dry_run"])]
+    pub(crate) drop: Option<u32>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -70,7 +70,7 @@ const MEANINGS: &[(&str, &str)] = &[
     ),
     (
         "files.url",
-        "where `raw/` and `late/` go: `file:///path`, or an object store, `s3://bucket/prefix`; default: `DATA_DIR/files`",
+        "where `raw/`, `late/` and `imports/` go: `file:///path`, or an object store, `s3://bucket/prefix`; default: `DATA_DIR/files`",
     ),
     ("files.shared", "with Kafka: true where the local folder is one that every machine sees"),
     (

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use clickmill_model::codec::Writer;
 use clickmill_model::line::MAX_LINE_BYTES;
 use clickmill_model::records::{SourceHeader, SourceMark};
-use clickmill_model::{Click, LineParser, Partition, PartitionBy, SourceName, Timestamp, partition};
+use clickmill_model::{LineParser, Partition, PartitionBy, SourceName, Timestamp, partition};
 use clickmill_queue::Record;
 use memchr::memchr;
-use xxhash_rust::xxh3::xxh3_64;
 
 /// A record is closed once it has so many bytes of lines.
 const RECORD_BYTES: usize = 256 * 1024;
@@ -122,7 +121,7 @@ impl Packer {
             taken.bytes += line.len() + usize::from(is_ended);
             taken.lines += 1;
             let time = parsed.as_ref().ok().map(|click| click.timestamp);
-            let Partition(to) = partition_of(kept, parsed.ok(), *by, partitions.len() as u32, scratch);
+            let Partition(to) = partition::of_line(kept, parsed.ok(), *by, partitions.len() as u32, scratch);
             if let Some(lines) = partitions.get_mut(to as usize) {
                 lines.push(file, at, kept);
                 if lines.value.len() >= RECORD_BYTES {
@@ -162,16 +161,6 @@ impl Packer {
             .collect();
         records.reverse();
         records
-    }
-}
-
-/// Where a line goes, which tells this click if it tells one.
-#[inline]
-fn partition_of(line: &[u8], click: Option<Click<'_>>, by: PartitionBy, of: u32, scratch: &mut Vec<u8>) -> Partition {
-    match (click, by) {
-        (Some(click), PartitionBy::Identity) => partition::of_identity(click.identity(scratch), of),
-        (Some(click), PartitionBy::AdId) => partition::of_key(click.ad_id.as_bytes(), of),
-        (None, _) => Partition((xxh3_64(line) % u64::from(of)) as u32),
     }
 }
 

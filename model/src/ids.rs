@@ -53,6 +53,28 @@ impl Offset {
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
     }
+
+    /// Where a line stands that came by an import instead of a queue: the import's number, from 1, and the line's place among those that it brought into its partition, from 0. No queue gets that far. `None`: there
+    /// are too many imports (4,194,303), or lines of one (2⁴⁰ in a partition).
+    pub const fn imported(import: u32, place: u64) -> Option<Self> {
+        if import == 0 || import > Self::LAST_IMPORT || place >= 1 << Self::PLACE_BITS {
+            return None;
+        }
+        Some(Self(Self::FIRST_IMPORTED | (import as u64) << Self::PLACE_BITS | place))
+    }
+
+    /// The import that brought the line at this offset. `None`: it came through a queue.
+    pub const fn import(self) -> Option<u32> {
+        if self.0 < Self::FIRST_IMPORTED {
+            return None;
+        }
+        Some(((self.0 - Self::FIRST_IMPORTED) >> Self::PLACE_BITS) as u32)
+    }
+
+    /// Offsets from here on are those of imported lines. They fit a signed number, too.
+    const FIRST_IMPORTED: u64 = 1 << 62;
+    const PLACE_BITS: u32 = 40;
+    const LAST_IMPORT: u32 = (1 << (62 - Self::PLACE_BITS)) - 1;
 }
 
 /// A partition of one of the topics that raw clicks come in through.

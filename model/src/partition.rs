@@ -1,6 +1,9 @@
 //! Which partition a key belongs to.
 
-use crate::click::Identity;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::click::{Click, Identity};
+use crate::definition::PartitionBy;
 use crate::ids::Partition;
 
 /// The partition that Kafka's own clients choose for a record with this key: murmur2 of the key's bytes with the seed
@@ -14,6 +17,22 @@ pub fn of_identity(identity: Identity, partitions: u32) -> Partition {
     // The upper bits: the lower ones choose the place in hash tables, which a common remainder would crowd.
     let upper = (identity.0 >> 64) as u64;
     Partition((upper % u64::from(partitions.max(1))) as u32)
+}
+
+/// The raw partition of a line, which tells this click if it tells one. `scratch` is overwritten.
+#[inline]
+pub fn of_line(
+    line: &[u8],
+    click: Option<Click<'_>>,
+    by: PartitionBy,
+    partitions: u32,
+    scratch: &mut Vec<u8>,
+) -> Partition {
+    match (click, by) {
+        (Some(click), PartitionBy::Identity) => of_identity(click.identity(scratch), partitions),
+        (Some(click), PartitionBy::AdId) => of_key(click.ad_id.as_bytes(), partitions),
+        (None, _) => Partition((xxh3_64(line) % u64::from(partitions.max(1))) as u32),
+    }
 }
 
 fn murmur2(data: &[u8]) -> u32 {

@@ -63,9 +63,15 @@ impl LeftOut {
         let RecalcError::Missing { raw, last_offset, last_arrival, have, told_by } = &error else { return Err(error) };
         let is_it = |left: &&mut Self| {
             left.raw.as_ref() == Some(raw)
-                && left.first_offset.is_some_and(|first| first <= *last_offset && have.is_none_or(|have| first > have))
+                && left.first_offset.is_some_and(|first| {
+                    first.import() == last_offset.import()
+                        && first <= *last_offset
+                        && have.is_none_or(|have| first > have)
+                })
         };
-        let first = have.map_or(Offset(0), Offset::next);
+        let import = last_offset.import();
+        let of_all = import.and_then(|number| Offset::imported(number, 0)).unwrap_or(Offset(0));
+        let first = have.map_or(of_all, Offset::next);
         if let Some(found) = all.iter_mut().find(is_it) {
             // Of several that stand side by side, what is known is where the first begins and the last ends.
             found.last_offset = Some(found.last_offset.map_or(*last_offset, |known| known.max(*last_offset)));

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::time::Duration;
 
 use clickmill_db_writer::raw::Before;
+use clickmill_db_writer::raw::import::Entry;
 use clickmill_model::records::FilterSpan;
 use clickmill_model::{
     Announced, Definition, DefinitionVersion, FilterId, FilterSet, InputTopic, Minute, Offset, RawPartition,
@@ -27,6 +29,8 @@ pub struct Plan {
     pub pins: BTreeMap<RawPartition, Offset>,
     /// Where the last file of each partition ended, as its writer committed ([`Before::committed`]), so that it is missed where it is gone.
     pub ends: BTreeMap<RawPartition, Before>,
+    /// The imports whose lines count: done ones. Those of others are passed over.
+    pub imports: Vec<Entry>,
     /// How many rows are taken through at once, about.
     pub slice_rows: u64,
     /// How many raw partitions are read at once; at least one.
@@ -47,10 +51,21 @@ impl Plan {
             published: Vec::new(),
             pins: BTreeMap::new(),
             ends: BTreeMap::new(),
+            imports: Vec::new(),
             slice_rows: SLICE_ROWS,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             skip_damaged: false,
         }
+    }
+
+    /// The most that a click was ever allowed to be ahead of its arrival.
+    pub(crate) fn widest_skew(&self) -> Duration {
+        self.definitions.iter().map(|definition| definition.time.max_clock_skew).max().unwrap_or_default()
+    }
+
+    /// False for a line of an import that does not count.
+    pub(crate) fn counts(&self, line: Offset) -> bool {
+        line.import().is_none_or(|number| self.imports.iter().any(|entry| entry.import.number == number))
     }
 
     /// What a recalculation of this holds: the newest filters in the whole span, others in which they were published.

@@ -1,9 +1,13 @@
 //! Where the raw lines of a span are.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use clickmill_db_writer::raw::import::{IMPORTS_FOLDER, imports};
 use clickmill_db_writer::raw::scan::{self, Stretch};
-use clickmill_db_writer::raw::{Before, FileSpan, Files, FilesError, Part, RAW_FOLDER, each_line_once};
+use clickmill_db_writer::raw::{
+    Before, FileSpan, Files, FilesError, Listed, Part, RAW_FOLDER, each_line_once, read_spans,
+};
 use clickmill_mapper::BatchMapper;
 use clickmill_model::{Minute, Offset, RawPartition};
 
@@ -40,11 +44,14 @@ pub(crate) struct Finder<'a> {
     pub(crate) left_out: Vec<LeftOut>,
 }
 
-/// The files that hold lines of the span, by raw partition, in the order of their offsets.
+/// The files that hold lines of the span, by raw partition, in the order of their offsets: imported ones last.
 pub(crate) type Sources = BTreeMap<RawPartition, Vec<Source>>;
 
 /// How often files are listed for one answer. Each time another one went meanwhile.
 const MOST_LOOKS: u32 = 1000;
+
+/// How far the clocks of the queue and of what holds the files are apart at most.
+const CLOCKS_APART: Duration = Duration::from_secs(86_400);
 
 /// Whether a file is at fault, rather than what stands between it and us.
 fn is_at_fault(error: &FilesError) -> bool {
@@ -92,14 +99,15 @@ impl<'a> Finder<'a> {
         Err(RecalcError::Files(FilesError::Unavailable { what: "listing", path, why }))
     }
 
-    /// All files, but those that are left out. `None` where one went meanwhile: its lines may stand in another one.
+    /// All files that may hold lines of the span, but those that are left out. `None` where one went meanwhile: its lines may stand in another one.
     fn list(&mut self) -> Result<Option<Vec<(String, FileSpan)>>, RecalcError> {
+        let mut listed = self.files.list(RAW_FOLDER).map_err(RecalcError::Files)?;
+        self.demand_imports(&listed).map_err(RecalcError::Files)?;
+        listed.retain(|file| !self.without.contains(&file.path) && self.may_matter(file));
         let mut spans = Vec::new();
-        for listed in self.files.list(RAW_FOLDER).map_err(RecalcError::Files)? {
-            if self.without.contains(&listed.path) {
-                continue;
-            }
-            match FileSpan::read(self.files, &listed.path) {
+        for (listed, span) in read_spans(self.files, listed) {
+            match span {
+                Ok(span) if !self.plan.counts(span.first_offset) => {}
                 Ok(span) => spans.push((listed.path, span)),
                 Err(FilesError::Gone { .. }) => return Ok(None),
                 // Whether a file matters stands in its footer: one that cannot be read may matter.
@@ -107,6 +115,36 @@ impl<'a> Finder<'a> {
             }
         }
         Ok(Some(spans))
+    }
+
+    /// Refuses lines of an import that nobody knows of: whether they count stood in what is gone.
+    fn demand_imports(&self, listed: &[Listed]) -> Result<(), FilesError> {
+        let first_lines = listed.iter().filter_map(|file| FileSpan::first_line_of(&file.path));
+        let left_out: BTreeSet<u32> = first_lines
+            .filter(|(_, first, _)| !self.plan.counts(*first))
+            .filter_map(|(_, first, _)| first.import())
+            .collect();
+        if left_out.is_empty() {
+            return Ok(());
+        }
+        // Some may have begun since the plan was made.
+        let known: BTreeSet<u32> = imports(self.files)?.iter().map(|entry| entry.import.number).collect();
+        match left_out.difference(&known).next() {
+            None => Ok(()),
+            Some(number) => Err(FilesError::Damaged {
+                path: self.files.shown(IMPORTS_FOLDER),
+                why: format!("it lacks import {number}, of which there are lines"),
+            }),
+        }
+    }
+
+    /// False for a file that need not be opened, by its name and when it was written.
+    fn may_matter(&self, file: &Listed) -> bool {
+        // No click is of a later minute than its arrival and what a clock may be ahead.
+        let latest = file.written.after(self.plan.widest_skew()).after(CLOCKS_APART);
+        // What an import began to write that never ended may be anything.
+        let counts = FileSpan::first_line_of(&file.path).is_none_or(|(_, first, _)| self.plan.counts(first));
+        counts && latest >= self.plan.minutes.start.start()
     }
 
     /// Goes on without a file, if that was asked and the file is at fault.
@@ -127,7 +165,8 @@ impl<'a> Finder<'a> {
 
     fn sources_of(&mut self, spans: &[(String, FileSpan)]) -> Result<Sources, RecalcError> {
         let parts = each_line_once(spans.to_vec());
-        for missing in missing(&parts, self.plan) {
+        let missing = missing(&parts, self.plan).into_iter().chain(missing_of_imports(&parts, self.plan));
+        for missing in missing {
             if !self.plan.skip_damaged {
                 return Err(missing);
             }
@@ -167,13 +206,49 @@ fn missing(parts: &[Part], plan: &Plan) -> Vec<RecalcError> {
         Before::File { .. } | Before::Nothing | Before::Unknown => {}
     };
     let mut ends: BTreeMap<&RawPartition, Offset> = BTreeMap::new();
-    for part in parts {
+    for part in parts.iter().filter(|part| part.span.import().is_none()) {
         let raw = &part.span.from;
         look(raw, part.span.before, ends.get(raw).copied(), &part.path);
         ends.insert(raw, part.span.last_offset);
     }
     for (raw, end) in &plan.ends {
         look(raw, *end, ends.get(raw).copied(), "the writer of raw lines");
+    }
+    all
+}
+
+/// Imported lines that are missing and may be of the span: each import's end says how many there are.
+fn missing_of_imports(parts: &[Part], plan: &Plan) -> Vec<RecalcError> {
+    let mut all = Vec::new();
+    for entry in &plan.imports {
+        let Some(brought) = entry.brought() else { continue };
+        let touches =
+            brought.minutes.is_some_and(|(first, last)| first < plan.minutes.end && plan.minutes.start <= last);
+        let import = &entry.import;
+        // A line that was no click may be one by now, of any minute up to its arrival and what a clock may be ahead.
+        let may_be_one = brought.rejected > 0 && import.arrival.after(plan.widest_skew()) >= plan.minutes.start.start();
+        if !touches && !may_be_one {
+            continue;
+        }
+        for (partition, lines) in &brought.lines {
+            let raw = RawPartition::new(&import.topic, *partition);
+            let first = Offset::imported(import.number, 0);
+            let Some((first, last_offset)) = first.zip(Offset::imported(import.number, lines.saturating_sub(1))) else {
+                continue;
+            };
+            let (mut next, mut have) = (first, None);
+            for part in parts.iter().filter(|part| part.span.from == raw && part.span.import() == Some(import.number)) {
+                if part.span.first_offset > next {
+                    break;
+                }
+                have = Some(part.span.last_offset);
+                next = part.span.last_offset.next();
+            }
+            if next <= last_offset {
+                let told_by = format!("the list of imports (import {})", import.number);
+                all.push(RecalcError::Missing { raw, last_offset, last_arrival: import.arrival, have, told_by });
+            }
+        }
     }
     all
 }
@@ -193,7 +268,8 @@ fn pinned(parts: Vec<Part>, pins: &BTreeMap<RawPartition, Offset>) -> Vec<(Part,
             begun.insert(from.clone());
         }
         next = Some((from.clone(), part.span.first_offset));
-        let pin = if begun.contains(&from) { None } else { pins.get(&from).copied() };
+        let is_pinned = part.span.import().is_none() && !begun.contains(&from);
+        let pin = if is_pinned { pins.get(&from).copied() } else { None };
         pinned.push((part, pin));
     }
     pinned.reverse();

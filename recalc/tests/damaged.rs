@@ -401,3 +401,28 @@ fn it_can_be_stopped() {
     let end = recalculate::<RecalcError>(&world.files, &plan, &stop, |_| (), |_| Ok(()));
     assert!(matches!(end, Err(RecalcError::Stopped)));
 }
+
+/// Nothing of it can be of the span: what stands in it does not matter, nor is it waited for.
+#[test]
+fn a_file_that_was_written_long_before_the_span_is_not_opened() {
+    let (folder, mut world) = world();
+    world.clock.advance(Duration::from_secs(3 * 86_400));
+    let lines: Vec<String> = (0..300)
+        .map(|n| format!("[AdClickEvent] ad{}, 2021-01-04 00:{:02}:{:02}, u, 1.2.3.4, USA", n % 7, n / 60, n % 60))
+        .collect();
+    world.send_all(lines.iter().map(|line| line.as_bytes()), 20);
+    world.write(1 << 20);
+    let path = first_file(folder.path());
+    fs::write(&path, b"not what it was").unwrap();
+    let written_at = |time: clickmill_model::Timestamp| {
+        let time = std::time::UNIX_EPOCH + Duration::from_micros(time.as_micros().unsigned_abs());
+        fs::File::options().append(true).open(&path).unwrap().set_modified(time).unwrap();
+    };
+    let plan = plan(&world, "202101040000", "202101040010");
+    written_at(common::START.after(Duration::from_secs(600)));
+    world.check(&plan);
+    // Within a day clocks may be apart.
+    written_at(common::START.after(Duration::from_secs(2 * 86_400 + 1)));
+    let error = figures(&world.files, &plan).unwrap_err();
+    assert!(matches!(&error, RecalcError::File { error: FilesError::Damaged { .. }, .. }), "{error}");
+}

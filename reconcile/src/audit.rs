@@ -105,8 +105,12 @@ fn audit_once(
     let newest = definitions.iter().max_by_key(|definition| definition.version).cloned().unwrap_or_default();
     // How far and of whom first, figures after.
     let (progress, view) = (store.progress()?, View::of_rows(&store.revisions()?));
-    let mut raw = engine.block_on(list(files, "raw", request.skip_damaged))?;
-    let mut late = engine.block_on(list(files, "late", request.skip_damaged))?;
+    let expected = Expected::by(&definitions, &newest);
+    let widest = definitions.iter().map(|definition| definition.time.max_clock_skew).max().unwrap_or_default();
+    // No click is of a later minute than its arrival and what a clock may be ahead.
+    let since = first_of(expected.longest(), request.span.0).start().before(widest);
+    let mut raw = engine.block_on(list(files, "raw", since, request.skip_damaged))?;
+    let mut late = engine.block_on(list(files, "late", since, request.skip_damaged))?;
     for (path, held) in gone {
         let catalog = if *held.raw.topic == *LATE_CLICKS { &mut late } else { &mut raw };
         catalog.must_hold(path, held, request.skip_damaged)?;
@@ -114,13 +118,11 @@ fn audit_once(
     // What a file of late lines is read from is its own offset, while its columns have those of the raw lines.
     late.files.iter_mut().for_each(|file| file.take = 0..u64::MAX);
     raw.skipped.append(&mut late.skipped);
-    let expected = Expected::by(&definitions, &newest);
     let mut notes = notes_on(&definitions, &newest);
     let start = begin(&mut raw, request, &expected, newest.time.max_clock_skew, &mut notes)?;
     let (from, to) = request.span;
     let published = Published::of(&progress.filters, &view, (start, to));
     let filters = filters_of(&definitions, &published)?;
-    let widest = definitions.iter().map(|definition| definition.time.max_clock_skew).max().unwrap_or_default();
     let rules = Rules {
         filters: filters.clone(),
         dedup: newest.dedup,
@@ -193,14 +195,15 @@ fn begin(
     skew: Duration,
     notes: &mut Vec<String>,
 ) -> Result<Minute> {
-    let (from, _) = request.span;
-    for missing in raw.missing(&request.written, from, skew) {
+    let (from, to) = request.span;
+    for missing in raw.missing(&request.written, (from, to), skew) {
         skip(&mut raw.skipped, missing, request.skip_damaged)?;
     }
     raw.pin(&request.written);
     let earliest = first_of(expected.longest(), from);
     if earliest < from
-        && raw.missing(&request.written, earliest, skew).len() > raw.missing(&request.written, from, skew).len()
+        && raw.missing(&request.written, (earliest, to), skew).len()
+            > raw.missing(&request.written, (from, to), skew).len()
     {
         notes.push(format!("Raw lines before {from} are gone: rankings whose window begins before are not compared."));
         return Ok(from);

@@ -15,6 +15,9 @@ use crate::filters::{column_of, condition};
 use crate::slices::Density;
 use crate::time::minute_of;
 
+/// Offsets from here on are those of imported lines, as `docs/raw-files.md` says.
+pub(crate) const FIRST_IMPORTED: i64 = 1 << 62;
+
 /// How many strays are held at most.
 const MOST_STRAYS: usize = 4 << 20;
 
@@ -253,11 +256,13 @@ impl<'a> Counter<'a> {
         self.catalog.files.iter().filter(|file| file.raw == *raw && file.take.contains(&offset)).collect()
     }
 
-    /// The clicks of the table `clicks` whose first line stands in the table `late`, by minute and ad under each filter.
+    /// The clicks of the table `clicks` whose first line came when its minute was closed, by minute and ad under each filter: it stands in the table `late`, or was imported.
     pub(crate) fn late_sql(&self) -> String {
-        let marked = "SELECT c.*, l.raw IS NOT NULL AS is_late FROM clicks c \
+        let marked = format!(
+            "SELECT c.*, l.raw IS NOT NULL OR c.\"offset\" >= {FIRST_IMPORTED} AS is_late FROM clicks c \
              LEFT JOIN (SELECT DISTINCT raw, arrival, \"offset\", line_number FROM late) l \
-             ON c.raw = l.raw AND c.arrival = l.arrival AND c.\"offset\" = l.\"offset\" AND c.line_number = l.line_number";
+             ON c.raw = l.raw AND c.arrival = l.arrival AND c.\"offset\" = l.\"offset\" AND c.line_number = l.line_number"
+        );
         let firsts = if self.rules.dedup {
             let columns: Vec<String> = ["user_id", "ip", "country", "is_late"].map(first).to_vec();
             let key = ["user_id", "ip", "country"].map(unless_event).join(", ");
@@ -266,7 +271,7 @@ impl<'a> Counter<'a> {
                 columns.join(", ")
             )
         } else {
-            marked.to_owned()
+            marked
         };
         format!("SELECT minute, ad_id, {} FROM ({firsts}) WHERE is_late GROUP BY minute, ad_id", self.sums())
     }
@@ -288,9 +293,10 @@ impl<'a> Counter<'a> {
     }
 }
 
-/// What the first line of a click says in a column, by the order of its partition.
+/// What the first line of a click says in a column, by the order of its partition: imported ones come last, import by import.
 fn first(column: &str) -> String {
-    format!("first_value({column} ORDER BY arrival, \"offset\", line_number) AS {column}")
+    let import = format!("greatest(\"offset\", {FIRST_IMPORTED})");
+    format!("first_value({column} ORDER BY {import}, arrival, \"offset\", line_number) AS {column}")
 }
 
 /// A column that is part of a click's identity where it has no event id.

@@ -5,11 +5,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use clickmill_model::{Minute, Offset, Partition, RawPartition, Timestamp};
 use futures_util::future::BoxFuture;
-use futures_util::{TryFutureExt, TryStreamExt};
+use futures_util::{StreamExt, TryFutureExt, TryStreamExt};
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use parquet::arrow::async_reader::MetadataFetch;
 use parquet::errors::ParquetError;
@@ -18,10 +19,11 @@ use parquet::file::statistics::Statistics;
 use serde::Serialize;
 
 use crate::error::{Held, ReconcileError, Result};
+use crate::imports::{Imported, imports};
 use crate::time::minute_of;
 
 /// The newest format of raw files that is understood.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// The columns that are read, each of which a raw file must have.
 const COLUMNS: [&str; 12] = [
@@ -137,30 +139,45 @@ pub struct Written {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Catalog {
     pub(crate) files: Vec<RawFile>,
+    /// The imports whose lines are taken.
+    pub(crate) imports: Vec<Imported>,
     /// How many files were passed over because others hold their lines.
     pub(crate) covered: u64,
     pub(crate) skipped: Vec<Skipped>,
 }
 
-/// Lists a folder and reads each footer. What cannot be relied on is an error, or is skipped and told of.
-pub(crate) async fn list(files: &FileStore, folder: &str, skip_damaged: bool) -> Result<Catalog> {
-    let unavailable = |error: object_store::Error| {
-        use object_store::Error as Store;
-        let (what, why) = (format!("listing {}", files.shown(folder)), error.to_string());
-        // Of a folder that is not there an empty list would have come. S3's listings tell their status in words alone.
-        let is_refused =
-            matches!(error, Store::PermissionDenied { .. } | Store::Unauthenticated { .. } | Store::NotFound { .. })
-                || ["status code: 401", "status code: 403", "<Code>NoSuchBucket</Code>"]
-                    .iter()
-                    .any(|said| why.contains(said));
-        if is_refused { ReconcileError::Refused { what, why } } else { ReconcileError::Unavailable { what, why } }
-    };
+/// Why a folder cannot be listed.
+pub(crate) fn unlisted(files: &FileStore, folder: &str, error: &object_store::Error) -> ReconcileError {
+    use object_store::Error as Store;
+    let (what, why) = (format!("listing {}", files.shown(folder)), error.to_string());
+    // Of a folder that is not there an empty list would have come. S3's listings tell their status in words alone.
+    let is_refused =
+        matches!(error, Store::PermissionDenied { .. } | Store::Unauthenticated { .. } | Store::NotFound { .. })
+            || ["status code: 401", "status code: 403", "<Code>NoSuchBucket</Code>"]
+                .iter()
+                .any(|said| why.contains(said));
+    if is_refused { ReconcileError::Refused { what, why } } else { ReconcileError::Unavailable { what, why } }
+}
+
+/// How far the clocks of the queue and of what holds the files are apart at most.
+const CLOCKS_APART: Duration = Duration::from_secs(86_400);
+
+/// How many footers are read at once: where each is a request, waiting for many takes as long as for one.
+const FOOTERS_AT_ONCE: usize = 16;
+
+/// Lists a folder and reads the footer of each file that may hold lines which arrived after `since`: one that was written before that holds none. What cannot be relied on is an error, or is skipped and told of.
+pub(crate) async fn list(files: &FileStore, folder: &str, since: Timestamp, skip_damaged: bool) -> Result<Catalog> {
+    let may_matter =
+        |meta: &ObjectMeta| Timestamp::from_micros(meta.last_modified.timestamp_micros()).after(CLOCKS_APART) >= since;
+    let unavailable = |error: object_store::Error| unlisted(files, folder, &error);
     let list = || async {
         let folder = object_store::path::Path::from(folder);
         let all: Vec<ObjectMeta> = files.store.list(Some(&folder)).try_collect().await.map_err(unavailable)?;
         let files = all.into_iter().filter(|meta| meta.location.as_ref().ends_with(".parquet"));
         Ok::<Vec<ObjectMeta>, ReconcileError>(files.collect())
     };
+    // Before the files: those of an import that is done by now are there.
+    let (done, mut known) = imports(files).await?;
     let mut before = list().await?;
     'anew: for _ in 0..MOST_LOOKS {
         // A listing takes a while. Files may be merged meanwhile, into one that stands where it has been already: what was there when this one began is whole only if nothing of the one before is gone.
@@ -171,9 +188,26 @@ pub(crate) async fn list(files: &FileStore, folder: &str, skip_damaged: bool) ->
         if !is_whole {
             continue;
         }
-        let mut catalog = Catalog::default();
-        for meta in listed {
-            match read_footer(files, meta).await {
+        let named = |meta: &ObjectMeta| offset_in_name(meta.location.as_ref());
+        let import_of = |meta: &ObjectMeta| named(meta).and_then(Offset::import);
+        if listed.iter().filter_map(import_of).any(|number| !known.contains(&number)) {
+            // It may have begun since the list was read.
+            known = imports(files).await?.1;
+            if let Some(number) = listed.iter().filter_map(import_of).find(|number| !known.contains(number)) {
+                let why = format!("the list of imports lacks import {number}, of which there are lines: restore it");
+                return Err(ReconcileError::Damaged { path: files.shown("imports"), minutes: None, why });
+            }
+        }
+        let mut catalog = Catalog { imports: done.clone(), ..Catalog::default() };
+        let counts =
+            |line: Offset| line.import().is_none_or(|number| done.iter().any(|import| import.number == number));
+        // What an import began to write that never ended may be anything.
+        let wanted = listed.into_iter().filter(|meta| may_matter(meta) && named(meta).is_none_or(counts));
+        let mut footers =
+            futures_util::stream::iter(wanted.map(|meta| read_footer(files, meta))).buffered(FOOTERS_AT_ONCE);
+        while let Some(footer) = footers.next().await {
+            match footer {
+                Ok(file) if !counts(file.offsets.0) => {}
                 Ok(file) => catalog.files.push(file),
                 Err(ReconcileError::Gone { .. }) => continue 'anew,
                 Err(error) => skip(&mut catalog.skipped, error, skip_damaged)?,
@@ -224,6 +258,15 @@ pub(crate) fn skip(skipped: &mut Vec<Skipped>, error: ReconcileError, skip_damag
     Ok(())
 }
 
+/// The offset of the first line, as a file's name says it: `{topic}-{partition}-{offset}-{arrival}`, and for a merged one `.to-{offset}`.
+fn offset_in_name(path: &str) -> Option<Offset> {
+    let name = path.rsplit('/').next()?.strip_suffix(".parquet")?;
+    let name = name.split_once(".to-").map_or(name, |(first, _)| first);
+    let (name, _) = name.rsplit_once('-')?;
+    let (_, offset) = name.rsplit_once('-')?;
+    offset.parse().ok().map(Offset)
+}
+
 async fn read_footer(files: &FileStore, meta: ObjectMeta) -> Result<RawFile> {
     let path = files.shown(meta.location.as_ref());
     let damaged = |why: String| ReconcileError::Damaged { path: path.clone(), minutes: None, why };
@@ -263,6 +306,11 @@ impl MetadataFetch for Fetch<'_> {
 }
 
 impl RawFile {
+    /// The import that brought its lines, if one did.
+    pub(crate) fn import(&self) -> Option<u32> {
+        self.offsets.0.import()
+    }
+
     fn of_footer(meta: ObjectMeta, footer: &ParquetMetaData) -> Result<Self, String> {
         let pairs = footer.file_metadata().key_value_metadata().map(Vec::as_slice).unwrap_or_default();
         let values: HashMap<&str, &str> =
@@ -338,17 +386,19 @@ impl Group {
 
 /// Decides which offsets to take from which file. Within a partition the files are taken in the order of their arrivals, the longest first: what reaches no further than those before is passed over, what overlaps
 /// them is taken from behind them. A topic that was made anew begins again at a low offset, but arrives later than all that was before.
+/// Imports stand behind the partition's queue, each by itself.
 fn take_each_line_once(catalog: &mut Catalog) {
-    let mut reached: BTreeMap<RawPartition, (Offset, Timestamp)> = BTreeMap::new();
+    let mut reached: BTreeMap<(RawPartition, Option<u32>), (Offset, Timestamp)> = BTreeMap::new();
     catalog.files.sort_by(|a, b| {
-        (&a.raw, a.arrivals.0, a.offsets.0)
-            .cmp(&(&b.raw, b.arrivals.0, b.offsets.0))
+        (&a.raw, a.import(), a.arrivals.0, a.offsets.0)
+            .cmp(&(&b.raw, b.import(), b.arrivals.0, b.offsets.0))
             .then(b.offsets.1.cmp(&a.offsets.1))
     });
     let before = catalog.files.len();
     catalog.files.retain_mut(|file| {
         let end = (file.offsets.1, file.arrivals.1);
-        match reached.get(&file.raw) {
+        let of = (file.raw.clone(), file.import());
+        match reached.get(&of) {
             Some((offset, arrival)) if file.arrivals.0 <= *arrival => {
                 if file.offsets.1 <= *offset {
                     return false;
@@ -357,20 +407,20 @@ fn take_each_line_once(catalog: &mut Catalog) {
             }
             _ => {}
         }
-        reached.insert(file.raw.clone(), end);
+        reached.insert(of, end);
         true
     });
     catalog.covered = (before - catalog.files.len()) as u64;
 }
 
 impl Catalog {
-    /// Names the files that should be there, as those behind them say, or as the writer does, and whose lines may be clicks of minutes from `from` on: no click is later than its arrival and what a clock
+    /// Names the files that should be there, as those behind them say, or as the writer does, and whose lines may be clicks of the minutes `[from, to)`: no click is later than its arrival and what a clock
     /// may be ahead.
     pub(crate) fn missing(
         &self,
         written: &BTreeMap<RawPartition, Written>,
-        from: Minute,
-        skew: std::time::Duration,
+        (from, to): (Minute, Minute),
+        skew: Duration,
     ) -> Vec<ReconcileError> {
         let mut ends: BTreeMap<&RawPartition, Offset> = BTreeMap::new();
         let mut missing = Vec::new();
@@ -382,13 +432,14 @@ impl Catalog {
                 missing.push(ReconcileError::Missing { raw: raw.clone(), last_offset, last_arrival, told_by });
             }
         };
-        for file in &self.files {
+        for file in self.files.iter().filter(|file| file.import().is_none()) {
             look(&file.raw, file.before.flatten(), ends.get(&file.raw).copied(), file.meta.location.to_string());
             ends.insert(&file.raw, file.offsets.1);
         }
         for (raw, written) in written {
             look(raw, written.last, ends.get(raw).copied(), "the writer of raw lines".into());
         }
+        missing.extend(self.imports.iter().flat_map(|import| import.missing(&self.files, (from, to), skew)));
         missing
     }
 
@@ -397,6 +448,9 @@ impl Catalog {
         let mut next: Option<(RawPartition, Offset)> = None;
         let mut is_older = false;
         for file in self.files.iter_mut().rev() {
+            if file.import().is_some() {
+                continue;
+            }
             is_older = match &next {
                 Some((raw, first)) if *raw == file.raw => is_older || file.offsets.0 >= *first,
                 _ => false,
@@ -481,7 +535,8 @@ mod tests {
             let written =
                 [(raw.clone(), Written { next: Offset(0), last: Some((Offset(last), Timestamp::from_secs(400))) })]
                     .into();
-            let missing = catalog.missing(&written, Minute::from_epoch(from), std::time::Duration::from_secs(60));
+            let span = (Minute::from_epoch(from), Minute::from_epoch(1000));
+            let missing = catalog.missing(&written, span, Duration::from_secs(60));
             assert_eq!(missing.len(), expected, "{missing:?}");
         };
         check(4, 29, 1);

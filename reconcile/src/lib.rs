@@ -17,6 +17,7 @@ mod engine;
 mod error;
 mod files;
 mod filters;
+mod imports;
 pub mod line;
 mod lines;
 mod rank;

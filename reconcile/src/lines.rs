@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::clicks::{numbers, text};
 use crate::compare::CountDifference;
-use crate::count::Counter;
+use crate::count::{Counter, FIRST_IMPORTED};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::filters;
@@ -19,7 +19,7 @@ pub struct LineBehind {
     pub filter: FilterId,
     /// Its ad.
     pub ad_id: String,
-    /// True where the line was set aside as late.
+    /// True where the line was set aside as late, or imported.
     pub late: bool,
     /// Where the line is in the queue: `topic/partition`.
     pub partition: String,
@@ -51,7 +51,7 @@ pub(crate) fn lines_behind(
 ) -> Result<Vec<LineBehind>> {
     let condition = filter.map_or_else(|| "TRUE".to_owned(), filters::condition);
     let sql = format!(
-        "SELECT CAST(c.raw AS BIGINT) AS number, c.\"offset\" AS place, CAST(c.line_number AS BIGINT) AS line, c.arrival AS time, CAST(l.raw IS NOT NULL AS BIGINT) AS is_late \
+        "SELECT CAST(c.raw AS BIGINT) AS number, c.\"offset\" AS place, CAST(c.line_number AS BIGINT) AS line, c.arrival AS time, CAST(l.raw IS NOT NULL OR c.\"offset\" >= {FIRST_IMPORTED} AS BIGINT) AS is_late \
          FROM clicks c LEFT JOIN (SELECT DISTINCT raw, arrival, \"offset\", line_number FROM late) l \
          ON c.raw = l.raw AND c.arrival = l.arrival AND c.\"offset\" = l.\"offset\" AND c.line_number = l.line_number \
          WHERE c.minute = {} AND c.ad_id = {} AND {condition} ORDER BY is_late DESC, time, place, line LIMIT {most}",

@@ -5,7 +5,10 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use clickmill_db_writer::raw::{Rolling, import};
 use clickmill_model::records::Ranking;
 use clickmill_model::{FilterId, Minute, Window};
 use clickmill_reconcile::{Audit, Kind, Request, audit};
@@ -234,4 +237,59 @@ fn without_removal_of_duplicates_each_line_counts() {
     let audit = world.audit(&world.store(Fault::Nothing, minute(TO)), FROM, TO).unwrap();
     assert_eq!(kinds(&audit), BTreeMap::new());
     assert_eq!(audit.books.duplicates, 0);
+}
+
+/// Imports these lines; where it is stopped half-way, some of them are in files.
+fn bring(world: &World, name: &str, lines: &[String], at_most: u64) {
+    let path = world.folder.path().join(name);
+    std::fs::write(&path, lines.join("\n") + "\n").unwrap();
+    let request = import::Request {
+        topic: common::TOPIC.into(),
+        partitions: common::PARTITIONS,
+        partition_by: world.definition.partition_by,
+        max_clock_skew: Duration::from_secs(1 << 34),
+        is_complete: false,
+        now: clickmill_queue::Clock::now(&*world.clock),
+        rolling: Rolling { rows: 500, ..Rolling::default() },
+    };
+    let stop = AtomicBool::new(false);
+    let mut tell = |progress: import::Progress| stop.store(progress.lines > at_most, Ordering::Relaxed);
+    let end = import::import(&world.files, &request, &[path], false, &stop, &mut tell);
+    assert_eq!(end.is_err(), at_most < lines.len() as u64);
+}
+
+#[test]
+fn imported_lines_are_told_apart_by_whether_they_count_and_what_is_gone_is_missed() {
+    let world = world();
+    let store = world.store(Fault::Nothing, minute(TO));
+    // Each event a second time, from elsewhere: what the stream was told counts.
+    let again: Vec<String> = lines().iter().map(|line| line.replace("\"USA\"", "\"Norway\"")).collect();
+    bring(&world, "again.log", &again, u64::MAX);
+    let new = |from: usize, to: usize| -> Vec<String> {
+        let line = |n: usize| format!("[AdClickEvent] new, 2021-01-01 00:{:02}:00, user {n}, 9.9.9.9, Norway", n % 60);
+        (from..to).map(line).collect()
+    };
+    bring(&world, "unfinished.log", &new(0, 12_000), 8000);
+    assert!(world.files.list("raw").unwrap().iter().any(|file| file.path.contains("-046116")), "files of imports");
+    let found = world.audit(&store, FROM, TO).unwrap();
+    // Without an event id another country is another click.
+    let of_norway = again.iter().filter(|line| line.contains("Norway") && !line.contains("event_id")).count();
+    assert!(of_norway > 50);
+    let kinds_of = |audit: &Audit| kinds(audit).into_keys().collect::<Vec<_>>();
+    assert_eq!(kinds_of(&found), [Kind::Late, Kind::Total, Kind::Ranking]);
+    let lacks = |audit: &Audit| audit.findings.by_kind.get(&Kind::Late).map_or(0, |sum| sum.lacks);
+    let (before, ads) = (lacks(&found), |audit: &Audit| audit.findings.by_ad.keys().cloned().collect::<Vec<_>>());
+    assert!(!ads(&found).contains(&"new".to_owned()), "lines of an import that did not end");
+    bring(&world, "new.log", &new(20_000, 20_060), u64::MAX);
+    let found = world.audit(&store, FROM, TO).unwrap();
+    assert!(ads(&found).contains(&"new".to_owned()) && lacks(&found) > before);
+    // The first import is gone in part.
+    let first =
+        world.files.list("raw").unwrap().into_iter().rfind(|file| file.path.contains("-04611687117939")).unwrap();
+    world.files.delete(&first.path).unwrap();
+    let error = world.audit(&store, FROM, TO).unwrap_err();
+    assert!(matches!(error, clickmill_reconcile::ReconcileError::Missing { .. }), "{error}");
+    std::fs::remove_dir_all(world.folder.path().join("imports")).unwrap();
+    let error = world.audit(&store, FROM, TO).unwrap_err().to_string();
+    assert!(error.contains("the list of imports lacks import"), "{error}");
 }

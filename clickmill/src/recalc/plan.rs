@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clickmill_db_writer::raw::Before;
+use clickmill_db_writer::raw::import::{self, Entry};
 use clickmill_model::records::FilterSpan;
 use clickmill_model::{Definition, Minute, Offset, Partition, RawPartition, TimeSettings, Timestamp};
 use clickmill_queue::inputs::RawTopics;
@@ -16,6 +17,9 @@ use clickmill_store::{MinuteRange, Recalculation, View};
 
 use crate::pipeline::Parts;
 use crate::unwritten::has_lines;
+
+/// Where a recalculation's row has the numbers of the imports that it counts, among the topics with their partitions: no topic has this name.
+const IMPORTS: &str = "imports/";
 
 /// How often it looks whether the span can be recalculated now.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -43,7 +47,14 @@ impl Waiting<'_> {
         let progress = store.progress().context("reading how far the store is complete")?;
         let published = Plan::published_in(&progress, &view);
         let (pins, ends) = (pins(self.parts, &raw)?, ends(self.parts, &raw)?);
-        Ok(Plan { published, pins, ends, ..Plan::new(self.span.clone(), &all) })
+        let (imports, unfinished): (Vec<Entry>, Vec<Entry>) = import::imports(&*self.parts.files()?)?
+            .into_iter()
+            .filter(|entry| entry.end != Some(import::End::Dropped))
+            .partition(|entry| entry.brought().is_some());
+        for Entry { import, .. } in unfinished {
+            tracing::warn!(import = import.number, "an import has not come to its end: its lines are not counted");
+        }
+        Ok(Plan { published, pins, ends, imports, ..Plan::new(self.span.clone(), &all) })
     }
 
     fn until_closed(&self, newest: &Definition) -> anyhow::Result<()> {
@@ -156,10 +167,19 @@ pub(super) fn of_begun(parts: &Parts, begun: &Recalculation) -> anyhow::Result<P
     });
     // What came to be since then has no line of it.
     let mut pins: BTreeMap<RawPartition, Offset> = pins(parts, &raw)?.into_keys().map(|raw| (raw, Offset(0))).collect();
-    for (topic, partitions) in &begun.pins {
+    for (topic, partitions) in begun.pins.iter().filter(|(topic, _)| *topic != IMPORTS) {
         pins.extend(partitions.iter().map(|(partition, offset)| (RawPartition::new(topic, *partition), *offset)));
     }
-    Ok(Plan { published: published.collect(), pins, ends: ends(parts, &raw)?, ..Plan::new(from..to, &known) })
+    let counted = begun.pins.get(IMPORTS);
+    let mut imports = import::imports(&*parts.files()?)?;
+    imports.retain(|entry| counted.is_some_and(|counted| counted.contains_key(&Partition(entry.import.number))));
+    if imports.len() != counted.map_or(0, BTreeMap::len) || imports.iter().any(|entry| entry.brought().is_none()) {
+        bail!(
+            "the list of imports lacks one whose lines were counted: restore what stood in {}/",
+            import::IMPORTS_FOLDER
+        );
+    }
+    Ok(Plan { published: published.collect(), pins, ends: ends(parts, &raw)?, imports, ..Plan::new(from..to, &known) })
 }
 
 /// What is noted of a plan when it begins.
@@ -168,6 +188,9 @@ pub(super) fn to_begin(plan: &Plan, began_by: String, began_at: Timestamp) -> Re
     let mut pins: BTreeMap<String, BTreeMap<Partition, Offset>> = BTreeMap::new();
     for (raw, offset) in &plan.pins {
         pins.entry(raw.topic.to_string()).or_default().insert(raw.partition, *offset);
+    }
+    for Entry { import, .. } in &plan.imports {
+        pins.entry(IMPORTS.to_owned()).or_default().insert(Partition(import.number), Offset(0));
     }
     Recalculation {
         holds: plan.holds(),

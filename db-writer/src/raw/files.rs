@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use clickmill_model::Timestamp;
 use clickmill_queue::StageError;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as StorePath;
@@ -88,6 +89,8 @@ pub struct Listed {
     pub path: String,
     /// Its size in bytes.
     pub size_bytes: u64,
+    /// When it was written, by the clock of what holds it: after all of its lines arrived.
+    pub written: Timestamp,
 }
 
 /// A folder of Parquet files, local or elsewhere. Its methods block: don't call them from an async task.
@@ -113,6 +116,12 @@ impl std::fmt::Debug for Files {
 
 /// How often files are listed for one answer. Each time another one went meanwhile.
 const MOST_LISTINGS: u32 = 1000;
+
+/// How the names of files with lines end.
+const PARQUET: &str = ".parquet";
+
+/// How large a file may be that is read as a whole.
+const MOST_DOCUMENT_BYTES: usize = 64 << 20;
 
 /// The folder of files under way, beside `raw` and `late`.
 const TEMPORARY: &str = ".tmp";
@@ -152,6 +161,14 @@ impl Files {
                 Err(FilesError::Refused { what: "listing", path, why: in_short(&error) })
             }
             Err(error) => Err(of_store("listing", &path, &error)),
+        }
+    }
+
+    /// How many files are looked into at once: where each is a request, waiting for many takes as long as for one.
+    pub(super) fn at_once(&self) -> usize {
+        match &self.root {
+            Root::Local(_) => 1,
+            Root::Remote(_) => 16,
         }
     }
 
@@ -195,9 +212,9 @@ impl Files {
     /// The Parquet files below a folder, by path. A listing takes a while: files may be merged meanwhile, into one that stands where it has been already. So they are listed until nothing of one listing is gone in the
     /// next: all that was there when the first began is then in the second, or in a file of it.
     pub fn list(&self, folder: &str) -> Result<Vec<Listed>, FilesError> {
-        let mut before = self.list_where(folder, |_| true)?;
+        let mut before = self.list_where(folder, PARQUET, |_| true)?;
         for _ in 0..MOST_LISTINGS {
-            let now = self.list_where(folder, |_| true)?;
+            let now = self.list_where(folder, PARQUET, |_| true)?;
             let is_there = |file: &Listed| now.binary_search_by(|other| other.path.cmp(&file.path)).is_ok();
             if before.iter().all(is_there) {
                 return Ok(now);
@@ -213,13 +230,35 @@ impl Files {
 
     /// The Parquet files of those days (`yyyy-MM-dd`) of a folder that are wanted, by path.
     pub(super) fn list_of_days(&self, folder: &str, wanted: impl Fn(&str) -> bool) -> Result<Vec<Listed>, FilesError> {
-        self.list_where(folder, |path| {
+        self.list_where(folder, PARQUET, |path| {
             let day = path.filename().and_then(|name| name.strip_prefix("date="));
             day.is_some_and(&wanted)
         })
     }
 
-    fn list_where(&self, folder: &str, wanted: impl Fn(&StorePath) -> bool) -> Result<Vec<Listed>, FilesError> {
+    /// The paths of the JSON files in a folder. None of them is ever deleted.
+    pub(super) fn list_documents(&self, folder: &str) -> Result<Vec<String>, FilesError> {
+        let listed = self.list_where(folder, ".json", |_| false)?;
+        Ok(listed.into_iter().map(|file| file.path).collect())
+    }
+
+    /// The whole content of a small file.
+    pub(super) fn read(&self, path: &str) -> Result<Bytes, FilesError> {
+        let source = self.open(path)?;
+        let length = usize::try_from(Length::len(&source)).unwrap_or(usize::MAX);
+        if length > MOST_DOCUMENT_BYTES {
+            return Err(source.failed(format!("it has {length} bytes, which is too much for what it should be")));
+        }
+        source.get_bytes(0, length).map_err(|error| source.failed(error))
+    }
+
+    /// The files below a folder whose names end so, in those folders that are wanted, by path.
+    fn list_where(
+        &self,
+        folder: &str,
+        suffix: &str,
+        wanted: impl Fn(&StorePath) -> bool,
+    ) -> Result<Vec<Listed>, FilesError> {
         let mut found = Vec::new();
         let mut folders = vec![StorePath::from(folder)];
         while let Some(next) = folders.pop() {
@@ -232,8 +271,12 @@ impl Files {
                 listing
                     .objects
                     .into_iter()
-                    .map(|object| Listed { path: object.location.to_string(), size_bytes: object.size })
-                    .filter(|file| file.path.ends_with(".parquet")),
+                    .map(|object| Listed {
+                        path: object.location.to_string(),
+                        size_bytes: object.size,
+                        written: Timestamp::from_micros(object.last_modified.timestamp_micros()),
+                    })
+                    .filter(|file| file.path.ends_with(suffix)),
             );
         }
         found.sort_by(|a, b| a.path.cmp(&b.path));

@@ -14,6 +14,7 @@ mod build;
 mod columns;
 pub mod compact;
 mod files;
+pub mod import;
 pub mod read;
 mod records;
 mod remote;
@@ -35,7 +36,7 @@ use clickmill_queue::topology::RAW_WRITER;
 use clickmill_queue::{Progress, Queue, Stage, StageError};
 
 pub use files::{Files, FilesError, Listed, Published, Sink};
-pub use span::{Before, FORMAT, FileSpan, Part, each_line_once, parts, spans};
+pub use span::{Before, FORMAT, FileSpan, Part, each_line_once, parts, read_spans, spans};
 pub use writer::Rolling;
 
 pub(crate) use records::Lines;

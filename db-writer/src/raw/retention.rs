@@ -42,8 +42,8 @@ pub(super) fn expire(
             continue;
         }
         let FileSpan { from: RawPartition { topic, partition }, last_offset, .. } = &span;
-        // Nobody writes any more what was read from a topic that is no input now.
-        let is_read = topics.iter().any(|read| **read == **topic);
+        // Nobody writes any more what was read from a topic that is no input now. Lines of an import that goes on after so long are written again, and go again.
+        let is_read = span.import().is_none() && topics.iter().any(|read| **read == **topic);
         if is_read && !committed.contains_key(topic) {
             let offsets = queue.committed(group, topic)?.into_iter().map(|(partition, at)| (partition, at.offset));
             committed.insert(Arc::clone(topic), offsets.collect::<BTreeMap<Partition, Offset>>());

@@ -3,22 +3,27 @@
 //! Name: `{folder}/date={day of the first arrival}/{topic}-{partition}-{first offset}-{first arrival}.parquet`, the offset with twenty digits, the arrival in milliseconds since the epoch.
 //! It depends on the first line alone. A file that [`super::compact`] made of several has `.to-{last offset}` before its ending. A character of the topic that a file name should not hold is written `%XX`.
 //!
-//! Footer, as key-value metadata, version 1: `clickmill.format` 1, `clickmill.topic`, `clickmill.partition`, `clickmill.first_offset` (of the first line),
+//! Footer, as key-value metadata, version 2: `clickmill.format` (2 where the lines were imported, else 1: the rest is the same), `clickmill.topic`, `clickmill.partition`, `clickmill.first_offset` (of the first line),
 //! `clickmill.last_offset` (of the last record that the file covers, with lines or without), `clickmill.first_arrival` and `clickmill.last_arrival` of these two (microseconds
 //! since the epoch), `clickmill.rows`, `clickmill.rejected` (rows with a reason), `clickmill.before_offset` and `clickmill.before_arrival` (the last ones of the file before this one; the first is `none`
 //! where none was before; both are missing where that is not known, as in files of older versions), and where there is a click without one, `clickmill.first_minute` and
 //! `clickmill.last_minute` of those (`yyyyMMddHHmm`). Topic, partition and offsets are those of the topic that was read.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clickmill_model::{Minute, Offset, Partition, RawPartition, Timestamp};
 use object_store::path::PathPart;
+use parking_lot::Mutex;
 use parquet::file::metadata::{KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 
 use super::files::{Files, FilesError, Listed};
 
-/// The format that this code writes, and the newest that it reads.
-pub const FORMAT: u32 = 1;
+/// The newest format that this code reads, and writes where lines were imported: who does not know of offsets of imports ([`Offset::imported`]) must not read them.
+pub const FORMAT: u32 = 2;
+
+/// The format of files whose lines came through a queue.
+const FORMAT_OF_STREAM: u32 = 1;
 
 /// In place of the offset at which the file before ended, where none was.
 const NONE: &str = "none";
@@ -98,6 +103,11 @@ impl FileSpan {
         self.minutes.is_some_and(|(first, last)| first < to && from <= last)
     }
 
+    /// The import that brought its lines. `None`: they came through a queue.
+    pub fn import(&self) -> Option<u32> {
+        self.first_offset.import()
+    }
+
     /// True where every line of another file is in this one too.
     pub fn covers(&self, other: &Self) -> bool {
         // Of a topic that was made anew offsets come again, but with later arrivals.
@@ -143,8 +153,9 @@ impl FileSpan {
     }
 
     pub(crate) fn to_metadata(&self) -> Vec<KeyValue> {
+        let format = if self.import().is_some() { FORMAT } else { FORMAT_OF_STREAM };
         let mut all = vec![
-            ("format", FORMAT.to_string()),
+            ("format", format.to_string()),
             ("topic", self.from.topic.to_string()),
             ("partition", self.from.partition.to_string()),
             ("first_offset", self.first_offset.to_string()),
@@ -241,28 +252,25 @@ pub struct Part {
 /// Chooses from files what holds each line once: a file whose lines others hold is passed over, and one that begins with lines of another is read from behind those.
 ///
 /// A topic that was deleted and made anew begins again at offset 0. Its records arrived later than all of the old one's, so that only files whose arrivals overlap too have lines in common.
+///
+/// The parts of a partition come one after the other: first what came through its queue, then import by import.
 pub fn each_line_once(files: impl IntoIterator<Item = (String, FileSpan)>) -> Vec<Part> {
-    let mut by_partition: BTreeMap<RawPartition, Vec<(String, FileSpan)>> = BTreeMap::new();
+    let mut files: Vec<(String, FileSpan)> = files.into_iter().collect();
+    files.sort_by_cached_key(|(_, span)| {
+        let FileSpan { first_arrival, first_offset, last_offset, .. } = *span;
+        (span.from.clone(), span.import(), first_arrival, first_offset, std::cmp::Reverse(last_offset))
+    });
+    let mut parts: Vec<Part> = Vec::new();
     for (path, span) in files {
-        by_partition.entry(span.from.clone()).or_default().push((path, span));
-    }
-    let mut parts = Vec::new();
-    for mut files in by_partition.into_values() {
-        files.sort_by_key(|(_, span)| (span.first_arrival, span.first_offset, std::cmp::Reverse(span.last_offset)));
-        let mut covered: Option<(Offset, Timestamp)> = None;
-        for (path, span) in files {
-            let read_from = match covered {
-                Some((last_offset, last_arrival)) if span.first_arrival <= last_arrival => {
-                    if span.last_offset <= last_offset {
-                        continue;
-                    }
-                    span.first_offset.max(last_offset.next())
-                }
-                _ => span.first_offset,
-            };
-            covered = Some((span.last_offset, span.last_arrival));
-            parts.push(Part { path, span, read_from });
-        }
+        let before = parts.last().map(|part| &part.span).filter(|before| {
+            before.from == span.from && before.import() == span.import() && span.first_arrival <= before.last_arrival
+        });
+        let read_from = match before {
+            Some(before) if span.last_offset <= before.last_offset => continue,
+            Some(before) => span.first_offset.max(before.last_offset.next()),
+            None => span.first_offset,
+        };
+        parts.push(Part { path, span, read_from });
     }
     parts
 }
@@ -270,6 +278,33 @@ pub fn each_line_once(files: impl IntoIterator<Item = (String, FileSpan)>) -> Ve
 /// The parts that hold each line of a folder (`raw` or `late`) once.
 pub fn parts(files: &Files, folder: &str) -> Result<Vec<Part>, FilesError> {
     Ok(each_line_once(spans(files, folder)?.into_iter().map(|(listed, span)| (listed.path, span))))
+}
+
+/// Reads the footers of these files, several at once where that helps. In the order in which they were given; none behind one that cannot be had need be among them.
+pub fn read_spans(files: &Files, listed: Vec<Listed>) -> Vec<(Listed, Result<FileSpan, FilesError>)> {
+    let next = AtomicUsize::new(0);
+    let read = Mutex::new(BTreeMap::new());
+    let work = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(file) = listed.get(at) else { return };
+            let span = FileSpan::read(files, &file.path);
+            if !matches!(span, Ok(_) | Err(FilesError::Damaged { .. })) {
+                // Nothing that comes after it matters.
+                next.store(listed.len(), Ordering::Relaxed);
+            }
+            read.lock().insert(at, span);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..files.at_once().min(listed.len()) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    let mut read = read.into_inner();
+    let all = listed.into_iter().enumerate();
+    all.filter_map(|(at, listed)| Some((listed, read.remove(&at)?))).collect()
 }
 
 /// How often files are listed for one answer. Each time another one went meanwhile.
@@ -280,8 +315,8 @@ pub fn spans(files: &Files, folder: &str) -> Result<Vec<(Listed, FileSpan)>, Fil
     let mut gone = None;
     'anew: for _ in 0..MOST_LOOKS {
         let mut spans = Vec::new();
-        for listed in files.list(folder)? {
-            match FileSpan::read(files, &listed.path) {
+        for (listed, span) in read_spans(files, files.list(folder)?) {
+            match span {
                 Ok(span) => spans.push((listed, span)),
                 // Its lines may stand in another one by now.
                 Err(error @ FilesError::Gone { .. }) => {
@@ -364,6 +399,14 @@ mod tests {
         // A topic made anew.
         check(&[((0, 9), (1, 2)), ((0, 99), (3, 4))], &[(0, 0), (1, 0)]);
         check(&[((0, 99), (1, 2)), ((0, 9), (3, 4)), ((10, 19), (4, 5))], &[(0, 0), (1, 0), (2, 10)]);
+        // Imports, which arrived while lines came through the queue: behind all of those.
+        let at = |import, place| Offset::imported(import, place).unwrap().0;
+        let (first, second) = ((at(1, 0), at(1, 9)), (at(2, 0), at(2, 5)));
+        check(
+            &[((0, 9), (1, 5)), ((10, 19), (5, 6)), (first, (3, 3)), (second, (2, 2))],
+            &[(0, 0), (1, 10), (2, first.0), (3, second.0)],
+        );
+        check(&[((at(1, 4), at(1, 9)), (3, 3)), ((at(1, 0), at(1, 6)), (3, 3))], &[(1, at(1, 0)), (0, at(1, 7))]);
     }
 
     #[test]

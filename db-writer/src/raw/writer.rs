@@ -189,7 +189,9 @@ impl LinesWriter {
     /// Where the files begin that hold lines of this partition.
     fn files_of(&self, input: &TopicPartition) -> Result<BTreeMap<(Offset, Timestamp), String>, StageError> {
         let mut all = spans(&self.files, self.lines.folder())?;
-        all.retain(|(_, span)| span.from.topic == input.topic && span.from.partition == input.partition);
+        all.retain(|(_, span)| {
+            span.import().is_none() && span.from.topic == input.topic && span.from.partition == input.partition
+        });
         all.sort_by_key(|(_, span)| span.last_offset);
         Ok(all.into_iter().map(|(file, span)| ((span.first_offset, span.first_arrival), file.path)).collect())
     }

@@ -1,6 +1,8 @@
 //! A queue in memory, files in memory or in a folder, and writers that can be stopped anywhere.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod fuse;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -100,7 +100,7 @@ pub struct World {
     pub clock: Arc<ManualClock>,
     pub queue: MemoryQueue,
     pub folder: TempDir,
-    files: Arc<Files>,
+    pub files: Arc<Files>,
     pub definition: Definition,
     sent: Vec<Sent>,
     flush: Arc<AtomicBool>,

@@ -1,4 +1,4 @@
-//! `clickmill raw`: what is done with the files of raw and late lines.
+//! `clickmill raw compact`.
 
 use std::collections::BTreeMap;
 use std::io::Write;

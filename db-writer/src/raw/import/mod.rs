@@ -1,0 +1,602 @@
+//! Old log files become raw lines, apart from the stream: each line once, whatever is interrupted and whoever does it again.
+//!
+//! An import is first written into a list ([`ledger`]), with the content of its files, its number, and when its lines arrived. From then on everything about its lines is settled: their order, their partitions, their
+//! offsets ([`Offset::imported`]). Whoever begins it again, here or elsewhere, takes what is durable by then and writes the rest. When all of it is durable its end is written into the list; until then no reader
+//! of ours takes any of its lines. A file is known by its content: under whatever name, compressed or not, its lines are imported once.
+//!
+//! The lines stand in the partitions of a raw topic, behind all that came through its queue, so that a click that the pipeline has counted already is the duplicate that it is.
+
+mod ledger;
+mod log;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clickmill_model::{LineParser, Offset, Partition, PartitionBy, RawPartition, RejectReason, Timestamp, partition};
+use thiserror::Error;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::RAW_FOLDER;
+use super::batch::{Line, Place};
+use super::build::{FileBuilder, Outcome};
+use super::files::{Files, FilesError, Published};
+use super::read;
+use super::span::{FileSpan, Part, each_line_once};
+use super::writer::Rolling;
+use log::{Content, Log, Surveyed};
+
+pub use ledger::{Brought, End, Entry, IMPORTS_FOLDER, Import, LogFile, imports};
+
+/// Why log files could not be imported.
+#[derive(Debug, Error)]
+pub enum ImportError {
+    /// A log file cannot be read.
+    #[error("{}: {error}", path.display())]
+    Log {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        error: io::Error,
+    },
+    /// A log file is not what it was when the import began.
+    #[error("{} was changed while it was read: import {import} is given up, and nothing of it counts; run it again", path.display())]
+    Changed {
+        /// Which file.
+        path: PathBuf,
+        /// The import.
+        import: u32,
+    },
+    /// A log file was imported when it was shorter.
+    #[error("the first {bytes} bytes of {} are in import {import} already: give a file with what comes after them", path.display())]
+    Grown {
+        /// Which file.
+        path: PathBuf,
+        /// How much of it.
+        bytes: u64,
+        /// The import.
+        import: u32,
+    },
+    /// The last line of a log file has no end.
+    #[error("the last line of {} has no end: wait until it is written whole, or say by --complete that it is", path.display())]
+    Unended {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A file was imported to another topic.
+    #[error("{path} belongs to import {import}, which is told with {topic}")]
+    OtherTopic {
+        /// Which file.
+        path: String,
+        /// The import.
+        import: u32,
+        /// Its topic.
+        topic: String,
+    },
+    /// A file belongs to an import that has not come to its end.
+    #[error(
+        "{path} belongs to import {import}, which has not come to its end: wait where another process writes it, else give its other files too ({missing}), or give it up (--drop {import})"
+    )]
+    Unfinished {
+        /// A file that was given.
+        path: String,
+        /// The import.
+        import: u32,
+        /// Where the files were that were not given.
+        missing: String,
+    },
+    /// Another process ended the import.
+    #[error("import {0} was dropped meanwhile")]
+    Dropped(u32),
+    /// An import that has ended cannot be dropped.
+    #[error("import {0} is done: it cannot be dropped")]
+    Done(u32),
+    /// There is no such import.
+    #[error("there is no import {0}")]
+    Unknown(u32),
+    /// Another process writes the same import.
+    #[error("another process writes import {0} too: wait for it, or run this again when it has ended")]
+    Beside(u32),
+    /// Numbers have an end.
+    #[error("import {0} would have more lines than can be numbered, or is one too many")]
+    TooMany(u32),
+    /// The files cannot be written or read.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    /// It was told to stop.
+    #[error("it was stopped; run it again to go on")]
+    Stopped,
+}
+
+/// How lines are imported.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The raw topic whose clicks the lines are told with.
+    pub topic: String,
+    /// How many partitions it has.
+    pub partitions: u32,
+    /// What chooses the partition of a line.
+    pub partition_by: PartitionBy,
+    /// How far a click may be ahead of `now` before its clock is wrong.
+    pub max_clock_skew: Duration,
+    /// Whether a last line without an end is a whole one.
+    pub is_complete: bool,
+    /// The time, by which the lines arrived.
+    pub now: Timestamp,
+    /// When files are complete.
+    pub rolling: Rolling,
+}
+
+/// What became of a log file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// It is part of this import now.
+    Imported(u32),
+    /// It was part of this import already.
+    Before(u32),
+    /// Another file that was given has the same content.
+    Same(PathBuf),
+    /// There is nothing in it.
+    Empty,
+}
+
+/// What was done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// What became of each file, in the order in which they were given.
+    pub files: Vec<(PathBuf, Fate)>,
+    /// What the imports brought that came to their end.
+    pub brought: Vec<(u32, Brought)>,
+}
+
+/// How far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of log files that were read: each is read twice, to know it and to take its lines.
+    pub bytes: u64,
+    /// Lines that were taken.
+    pub lines: u64,
+}
+
+/// What is read, and what watches it.
+struct Watched<'a> {
+    stop: &'a AtomicBool,
+    tell: &'a mut dyn FnMut(Progress),
+    progress: Progress,
+}
+
+impl Watched<'_> {
+    fn check(&self) -> Result<(), ImportError> {
+        if self.stop.load(Ordering::Relaxed) { Err(ImportError::Stopped) } else { Ok(()) }
+    }
+}
+
+/// A file that was given, and what it holds.
+struct Given<'a> {
+    path: &'a Path,
+    log: LogFile,
+}
+
+/// How often another process may take the number that was to be the next.
+const MOST_NUMBERS: u32 = 1000;
+
+/// Imports log files: ends first what an earlier run began with them, passes over what is imported already, and brings the rest as one import. With `dry_run` nothing is written.
+pub fn import(
+    files: &Files,
+    request: &Request,
+    paths: &[PathBuf],
+    dry_run: bool,
+    stop: &AtomicBool,
+    tell: &mut dyn FnMut(Progress),
+) -> Result<Summary, ImportError> {
+    let mut watched = Watched { stop, tell, progress: Progress { bytes: 0, lines: 0 } };
+    let given = survey(files, request.is_complete, paths, &mut watched)?;
+    let mut summary = Summary::default();
+    for _ in 0..MOST_NUMBERS {
+        let entries = imports(files)?;
+        let (fates, unfinished) = fates(&given, &request.topic, &entries)?;
+        if let Some(import) = unfinished.first().filter(|_| !dry_run) {
+            let brought = write(files, import, &request.rolling, &given, &mut watched)?;
+            summary.brought.push((import.number, brought));
+            continue;
+        }
+        let new: Vec<&Given<'_>> =
+            given.iter().zip(&fates).filter(|(_, fate)| fate.is_none()).map(|(given, _)| given).collect();
+        let newest = entries.last().map(|entry| &entry.import);
+        let number = newest.map_or(1, |newest| newest.number + 1);
+        let all = fates.into_iter().map(|fate| fate.unwrap_or(Fate::Imported(number)));
+        summary.files = given.iter().map(|given| given.path.to_owned()).zip(all).collect();
+        if new.is_empty() || dry_run {
+            return Ok(summary);
+        }
+        if Offset::imported(number, 0).is_none() {
+            return Err(ImportError::TooMany(number));
+        }
+        let arrival = newest
+            .map_or(request.now, |newest| request.now.max(Timestamp::from_micros(newest.arrival.as_micros() + 1)));
+        let import = ledger::describe(Import {
+            format: 0,
+            number,
+            topic: request.topic.clone(),
+            partitions: request.partitions,
+            partition_by: request.partition_by,
+            arrival,
+            max_clock_skew_ms: u64::try_from(request.max_clock_skew.as_millis()).unwrap_or(u64::MAX),
+            files: new.iter().map(|given| given.log.clone()).collect(),
+        });
+        // Another process may have begun an import with this number, maybe with these files.
+        if !ledger::begin(files, &import)? {
+            continue;
+        }
+        let brought = write(files, &import, &request.rolling, &given, &mut watched)?;
+        summary.brought.push((number, brought));
+        return Ok(summary);
+    }
+    let (path, why) = (files.shown(IMPORTS_FOLDER), "others begin imports faster than this one can".to_owned());
+    Err(FilesError::Unavailable { what: "beginning an import in", path, why }.into())
+}
+
+/// Gives an import up that has not come to its end. Its lines never counted; its files are deleted. Returns how many went.
+pub fn drop_import(files: &Files, number: u32) -> Result<u64, ImportError> {
+    let entries = imports(files)?;
+    if !entries.iter().any(|entry| entry.import.number == number) {
+        return Err(ImportError::Unknown(number));
+    }
+    match ledger::end(files, number, End::Dropped)? {
+        End::Done(_) => return Err(ImportError::Done(number)),
+        End::Dropped => {}
+    }
+    let mut deleted = 0;
+    for path in files_of(files, number)? {
+        files.delete(&path)?;
+        deleted += 1;
+    }
+    Ok(deleted)
+}
+
+/// The files with lines of an import, as their names say.
+fn files_of(files: &Files, number: u32) -> Result<Vec<String>, FilesError> {
+    let of_import = |path: &str| FileSpan::first_line_of(path).and_then(|(_, first, _)| first.import()) == Some(number);
+    let listed = files.list(RAW_FOLDER)?;
+    Ok(listed.into_iter().map(|file| file.path).filter(|path| of_import(path)).collect())
+}
+
+/// Reads each file once, to know it by its content. Refuses one that was imported when it was shorter.
+fn survey<'a>(
+    files: &Files,
+    is_complete: bool,
+    paths: &'a [PathBuf],
+    watched: &mut Watched<'_>,
+) -> Result<Vec<Given<'a>>, ImportError> {
+    let content = |log: &LogFile| Content { bytes: log.bytes, xxh3: log.xxh3.clone() };
+    let entries = imports(files)?;
+    let known: BTreeMap<Content, (u32, bool)> = entries
+        .iter()
+        .filter(|entry| entry.end != Some(End::Dropped))
+        .flat_map(|Entry { import, end }| import.files.iter().map(|log| (content(log), (import.number, end.is_some()))))
+        .collect();
+    let contents: BTreeSet<Content> = known.keys().cloned().collect();
+    let mut all = Vec::new();
+    for path in paths {
+        let before = watched.progress.bytes;
+        let read = log::survey(path, &contents, |bytes| {
+            watched.progress.bytes = before + bytes;
+            (watched.tell)(watched.progress);
+            if watched.stop.load(Ordering::Relaxed) { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+        });
+        watched.check()?;
+        let Surveyed { mut content, begins_with, is_ended } =
+            read.map_err(|error| ImportError::Log { path: path.clone(), error })?;
+        match begins_with.last().and_then(|begins| known.get_key_value(begins)) {
+            // It grew since an import of it was interrupted, which goes on with what it was.
+            Some((shorter, (_, false))) => content = shorter.clone(),
+            Some((shorter, (import, true))) => {
+                return Err(ImportError::Grown { path: path.clone(), bytes: shorter.bytes, import: *import });
+            }
+            None if !is_ended && !is_complete && !known.contains_key(&content) => {
+                return Err(ImportError::Unended { path: path.clone() });
+            }
+            None => {}
+        }
+        let Content { bytes, xxh3 } = content;
+        all.push(Given { path, log: LogFile { path: path.display().to_string(), bytes, xxh3 } });
+    }
+    Ok(all)
+}
+
+/// What becomes of each file, `None`: it is to be imported; and which imports are to be ended first.
+fn fates(given: &[Given<'_>], topic: &str, entries: &[Entry]) -> Result<(Vec<Option<Fate>>, Vec<Import>), ImportError> {
+    let mut fates = Vec::new();
+    let mut unfinished: Vec<Import> = Vec::new();
+    for (at, Given { path, log }) in given.iter().enumerate() {
+        let same = given.iter().take(at).find(|other| other.log.is_same(log));
+        let of = entries.iter().filter(|entry| entry.end != Some(End::Dropped));
+        let entry = of.into_iter().find(|entry| entry.import.files.iter().any(|file| file.is_same(log)));
+        if let Some(Entry { import, .. }) = entry.filter(|entry| entry.import.topic != topic) {
+            let (path, topic) = (path.display().to_string(), import.topic.clone());
+            return Err(ImportError::OtherTopic { path, import: import.number, topic });
+        }
+        fates.push(match (same, entry) {
+            (Some(same), _) => Some(Fate::Same(same.path.to_owned())),
+            (None, _) if log.bytes == 0 => Some(Fate::Empty),
+            (None, Some(Entry { import, end: Some(_) })) => Some(Fate::Before(import.number)),
+            (None, Some(Entry { import, end: None })) => {
+                let is_given = |file: &&LogFile| given.iter().any(|given| given.log.is_same(file));
+                let missing: Vec<&str> =
+                    import.files.iter().filter(|file| !is_given(file)).map(|file| file.path.as_str()).collect();
+                if !missing.is_empty() {
+                    let (path, missing) = (path.display().to_string(), missing.join(", "));
+                    return Err(ImportError::Unfinished { path, import: import.number, missing });
+                }
+                if !unfinished.contains(import) {
+                    unfinished.push(import.clone());
+                }
+                Some(Fate::Imported(import.number))
+            }
+            (None, None) => None,
+        });
+    }
+    Ok((fates, unfinished))
+}
+
+/// Lines of a partition, one after the other, as a number that is another one for other lines.
+#[derive(Default)]
+struct Digest(Xxh3);
+
+impl Digest {
+    fn add(&mut self, byte_offset: u64, line: &[u8]) {
+        self.0.update(&byte_offset.to_le_bytes());
+        self.0.update(&(line.len() as u64).to_le_bytes());
+        self.0.update(line);
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        self.0.digest128() == other.0.digest128()
+    }
+}
+
+/// Where an import has come to in a partition.
+#[derive(Default)]
+struct Reached {
+    /// The place of the next line.
+    next: u64,
+    /// Lines before this place were durable when it began.
+    durable: u64,
+    /// Those lines, as they are in files, and as the log files have them.
+    is_durable: Digest,
+    was_read: Digest,
+    file: Option<FileBuilder>,
+    /// The lines of that file.
+    in_file: Digest,
+}
+
+/// Writes the lines of an import that are not durable, and ends it.
+fn write(
+    files: &Files,
+    import: &Import,
+    rolling: &Rolling,
+    given: &[Given<'_>],
+    watched: &mut Watched<'_>,
+) -> Result<Brought, ImportError> {
+    let mut writer = Writer::resume(files, import, rolling)?;
+    let taken = import.files.iter().try_for_each(|log| {
+        let given = given.iter().find(|given| given.log.is_same(log));
+        given.map_or(Ok(()), |given| writer.take_in(given, log, watched))
+    });
+    let brought = match taken.and_then(|()| writer.finish()) {
+        // Lines of other content may be durable by now, in the places of those that were to come.
+        Err(error @ ImportError::Changed { .. }) => {
+            drop_import(files, import.number)?;
+            return Err(error);
+        }
+        brought => brought?,
+    };
+    match ledger::end(files, import.number, End::Done(brought))? {
+        End::Done(brought) => Ok(brought),
+        End::Dropped => {
+            // What was written since then.
+            drop_import(files, import.number)?;
+            Err(ImportError::Dropped(import.number))
+        }
+    }
+}
+
+struct Writer<'a> {
+    files: &'a Files,
+    import: &'a Import,
+    rolling: &'a Rolling,
+    source: String,
+    partitions: BTreeMap<Partition, Reached>,
+    brought: Brought,
+    parser: LineParser,
+    scratch: Vec<u8>,
+}
+
+/// How many lines are taken between two looks at how much memory the files take.
+const LINES_BETWEEN_LOOKS: u64 = 4096;
+
+impl<'a> Writer<'a> {
+    /// Finds what is durable already.
+    fn resume(files: &'a Files, import: &'a Import, rolling: &'a Rolling) -> Result<Self, ImportError> {
+        let mut spans = Vec::new();
+        for path in files_of(files, import.number)? {
+            let span = read::verify(files, &path)?;
+            let is_ours = *span.from.topic == *import.topic
+                && span.first_offset.import() == Some(import.number)
+                && (span.first_arrival, span.last_arrival) == (import.arrival, import.arrival);
+            if !is_ours {
+                let why = format!("it is none of import {}, as its name says", import.number);
+                return Err(FilesError::Damaged { path: files.shown(&path), why }.into());
+            }
+            spans.push((path, span));
+        }
+        let first = Offset::imported(import.number, 0).ok_or(ImportError::TooMany(import.number))?;
+        let mut partitions: BTreeMap<Partition, Reached> = BTreeMap::new();
+        for part in each_line_once(spans) {
+            let reached = partitions.entry(part.span.from.partition).or_default();
+            // What stands behind a gap is written again.
+            if part.read_from.0 - first.0 == reached.durable {
+                add_rows(files, &part, u64::MAX, &mut reached.is_durable)?;
+                reached.durable = part.span.last_offset.next().0 - first.0;
+            }
+        }
+        let source = format!("import {}", import.number);
+        let (brought, parser) = (Brought::default(), LineParser::new());
+        Ok(Self { files, import, rolling, source, partitions, brought, parser, scratch: Vec::new() })
+    }
+
+    /// Takes the lines of a log file that was given, which the list knows as `known`.
+    fn take_in(&mut self, given: &Given<'_>, known: &LogFile, watched: &mut Watched<'_>) -> Result<(), ImportError> {
+        let failed = |error| ImportError::Log { path: given.path.to_owned(), error };
+        let mut log = Log::open(given.path, given.log.bytes).map_err(failed)?;
+        let before = watched.progress.bytes;
+        let mut line = Vec::new();
+        let mut until_look = LINES_BETWEEN_LOOKS;
+        while let Some(at) = log.next_line(&mut line).map_err(failed)? {
+            if !self.add(known, at, &line)? {
+                return Err(self.changed(given));
+            }
+            watched.progress.lines += 1;
+            until_look -= 1;
+            if until_look == 0 {
+                until_look = LINES_BETWEEN_LOOKS;
+                watched.progress.bytes = before + log.bytes();
+                (watched.tell)(watched.progress);
+                watched.check()?;
+                self.publish_due()?;
+            }
+        }
+        watched.progress.bytes = before + log.bytes();
+        if log.bytes() == given.log.bytes && log.xxh3() == given.log.xxh3 {
+            return Ok(());
+        }
+        Err(self.changed(given))
+    }
+
+    fn changed(&self, given: &Given<'_>) -> ImportError {
+        ImportError::Changed { path: given.path.to_owned(), import: self.import.number }
+    }
+
+    /// Takes a line of a log file. False where other lines are durable in the places of those that were read.
+    fn add(&mut self, log: &LogFile, at: u64, line: &[u8]) -> Result<bool, ImportError> {
+        let import = self.import;
+        let parsed = self.parser.parse(line);
+        let by = import.partition_by;
+        let partition = partition::of_line(line, parsed.ok(), by, import.partitions, &mut self.scratch);
+        let latest = import.arrival.after(Duration::from_millis(import.max_clock_skew_ms));
+        let (click, reason) = match parsed {
+            Ok(click) if click.timestamp > latest => (Some(click), Some(RejectReason::WrongClock)),
+            Ok(click) => (Some(click), None),
+            Err(reason) => (None, Some(reason)),
+        };
+        match (&click, reason) {
+            (_, Some(_)) => self.brought.rejected += 1,
+            (Some(click), None) => {
+                let minute = click.timestamp.minute();
+                let (first, last) = self.brought.minutes.unwrap_or((minute, minute));
+                self.brought.minutes = Some((first.min(minute), last.max(minute)));
+            }
+            (None, None) => {}
+        }
+        let reached = self.partitions.entry(partition).or_default();
+        let place = reached.next;
+        reached.next += 1;
+        if place < reached.durable {
+            reached.was_read.add(at, line);
+            return Ok(place + 1 < reached.durable || reached.was_read.is_same(&reached.is_durable));
+        }
+        let offset = Offset::imported(import.number, place).ok_or(ImportError::TooMany(import.number))?;
+        let file = match &mut reached.file {
+            Some(file) => file,
+            empty => {
+                let from = RawPartition::new(&import.topic, partition);
+                let sink = self.files.begin()?;
+                let file = FileBuilder::begin(self.files, sink, RAW_FOLDER, from, offset, import.arrival)?;
+                reached.in_file = Digest::default();
+                empty.insert(file)
+            }
+        };
+        file.place(&Place {
+            topic: &import.topic,
+            partition,
+            offset,
+            arrival: import.arrival,
+            source: Some(&self.source),
+        });
+        let name = file.file(&log.path);
+        file.push(&Line { number: 0, origin: Some((name, at)), bytes: line, click, reason })?;
+        file.cover(offset, import.arrival);
+        reached.in_file.add(at, line);
+        Ok(true)
+    }
+
+    /// Publishes the files that are complete, and the largest ones while all together take too much memory.
+    fn publish_due(&mut self) -> Result<(), ImportError> {
+        let is_due =
+            |file: &FileBuilder| file.span().rows >= self.rolling.rows || file.file_bytes() >= self.rolling.file_bytes;
+        let due: Vec<Partition> = self
+            .partitions
+            .iter()
+            .filter(|(_, reached)| reached.file.as_ref().is_some_and(is_due))
+            .map(|(partition, _)| *partition)
+            .collect();
+        for partition in due {
+            self.publish(partition)?;
+        }
+        let memory = |reached: &Reached| reached.file.as_ref().map_or(0, FileBuilder::memory_bytes);
+        while self.partitions.values().map(memory).sum::<usize>() > self.rolling.memory_bytes {
+            let largest = self.partitions.iter().max_by_key(|(_, reached)| memory(reached));
+            let Some((partition, _)) = largest else { break };
+            self.publish(*partition)?;
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, partition: Partition) -> Result<(), ImportError> {
+        let Some(reached) = self.partitions.get_mut(&partition) else { return Ok(()) };
+        let Some(file) = reached.file.take() else { return Ok(()) };
+        let Outcome { published, span, path } = file.publish(self.files)?;
+        if published == Published::Created {
+            return Ok(());
+        }
+        // Another process wrote it, or this one did and was not told.
+        let other = read::verify(self.files, &path)?;
+        let part = Part { read_from: other.first_offset, path, span: other };
+        let mut in_other = Digest::default();
+        add_rows(self.files, &part, span.rows, &mut in_other)?;
+        if in_other.is_same(&reached.in_file) { Ok(()) } else { Err(ImportError::Beside(self.import.number)) }
+    }
+
+    /// Publishes all files. Returns what the import brought.
+    fn finish(mut self) -> Result<Brought, ImportError> {
+        if self.partitions.values().any(|reached| reached.next < reached.durable) {
+            // There are lines that none of the log files has.
+            let path = self.import.files.last().map_or(PathBuf::new(), |log| PathBuf::from(&log.path));
+            return Err(ImportError::Changed { path, import: self.import.number });
+        }
+        let partitions: Vec<Partition> = self.partitions.keys().copied().collect();
+        for partition in partitions {
+            self.publish(partition)?;
+        }
+        let lines = self.partitions.iter().map(|(partition, reached)| (*partition, reached.next));
+        self.brought.lines = lines.filter(|(_, lines)| *lines > 0).collect();
+        Ok(self.brought)
+    }
+}
+
+/// Adds the first rows of a file.
+fn add_rows(files: &Files, part: &Part, most: u64, digest: &mut Digest) -> Result<(), FilesError> {
+    let mut left = most;
+    read::rows(files, part, |row| {
+        if left == 0 {
+            return ControlFlow::Break(());
+        }
+        left -= 1;
+        digest.add(row.origin.map_or(0, |(_, at)| at), row.line);
+        ControlFlow::Continue(())
+    })?;
+    Ok(())
+}
