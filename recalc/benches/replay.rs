@@ -1,6 +1,6 @@
 //! A span counted again from raw Parquet, without a store: clicks a second, CPU time and memory.
 //!
-//! `cargo bench -p clickmill-recalc --bench replay -- FILES FROM TO`, where `FILES` is the folder `files` of a pipeline that has drained logs. `docs/performance/recalc.py` has DuckDB do its part of the same.
+//! `cargo bench -p clickmill-recalc --bench replay -- FILES FROM TO`, where `FILES` is the folder `files` of a pipeline that has drained logs. With `MIMALLOC_PURGE_DELAY=-1` it keeps freed memory, as the program does. `docs/performance/recalc.py` has DuckDB do its part of the same.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
