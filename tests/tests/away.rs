@@ -19,7 +19,7 @@ const LINES_PER_SECOND: u64 = 2000;
 const MORE_MEMORY: u64 = 128 << 20;
 
 fn away() -> Duration {
-    let seconds = std::env::var("CLICKMILL_TEST_AWAY_SECONDS").map_or(20, |text| text.parse().unwrap());
+    let seconds = std::env::var("CLICKMILL_TEST_AWAY_SECONDS").map_or(10, |text| text.parse().unwrap());
     Duration::from_secs(seconds)
 }
 
