@@ -15,6 +15,7 @@ use crate::count::{Books, Counter, Rules};
 use crate::engine::Engine;
 use crate::error::{Held, ReconcileError, Result};
 use crate::files::{Catalog, FileStore, Skipped, Written, list, skip};
+use crate::imports::{Imports, imports};
 use crate::lines::{LineBehind, lines_behind};
 use crate::rank::{Expected, Ranker};
 use crate::scratch::{ScratchFile, truth_schema};
@@ -109,8 +110,10 @@ fn audit_once(
     let widest = definitions.iter().map(|definition| definition.time.max_clock_skew).max().unwrap_or_default();
     // No click is of a later minute than its arrival and what a clock may be ahead.
     let since = first_of(expected.longest(), request.span.0).start().before(widest);
-    let mut raw = engine.block_on(list(files, "raw", since, request.skip_damaged))?;
-    let mut late = engine.block_on(list(files, "late", since, request.skip_damaged))?;
+    // Before the files: those of an import that is done by now are there. None brings late lines.
+    let imports = engine.block_on(imports(files))?;
+    let mut raw = engine.block_on(list(files, "raw", imports, since, request.skip_damaged))?;
+    let mut late = engine.block_on(list(files, "late", Imports::default(), since, request.skip_damaged))?;
     for (path, held) in gone {
         let catalog = if *held.raw.topic == *LATE_CLICKS { &mut late } else { &mut raw };
         catalog.must_hold(path, held, request.skip_damaged)?;

@@ -19,7 +19,7 @@ use parquet::file::statistics::Statistics;
 use serde::Serialize;
 
 use crate::error::{Held, ReconcileError, Result};
-use crate::imports::{Imported, imports};
+use crate::imports::{Imported, Imports, imports};
 use crate::time::minute_of;
 
 /// The newest format of raw files that is understood.
@@ -166,7 +166,14 @@ const CLOCKS_APART: Duration = Duration::from_secs(86_400);
 const FOOTERS_AT_ONCE: usize = 16;
 
 /// Lists a folder and reads the footer of each file that may hold lines which arrived after `since`: one that was written before that holds none. What cannot be relied on is an error, or is skipped and told of.
-pub(crate) async fn list(files: &FileStore, folder: &str, since: Timestamp, skip_damaged: bool) -> Result<Catalog> {
+/// Imported lines are taken as the list says that was read before.
+pub(crate) async fn list(
+    files: &FileStore,
+    folder: &str,
+    Imports { done, mut known }: Imports,
+    since: Timestamp,
+    skip_damaged: bool,
+) -> Result<Catalog> {
     let may_matter =
         |meta: &ObjectMeta| Timestamp::from_micros(meta.last_modified.timestamp_micros()).after(CLOCKS_APART) >= since;
     let unavailable = |error: object_store::Error| unlisted(files, folder, &error);
@@ -176,8 +183,6 @@ pub(crate) async fn list(files: &FileStore, folder: &str, since: Timestamp, skip
         let files = all.into_iter().filter(|meta| meta.location.as_ref().ends_with(".parquet"));
         Ok::<Vec<ObjectMeta>, ReconcileError>(files.collect())
     };
-    // Before the files: those of an import that is done by now are there.
-    let (done, mut known) = imports(files).await?;
     let mut before = list().await?;
     'anew: for _ in 0..MOST_LOOKS {
         // A listing takes a while. Files may be merged meanwhile, into one that stands where it has been already: what was there when this one began is whole only if nothing of the one before is gone.
@@ -192,7 +197,7 @@ pub(crate) async fn list(files: &FileStore, folder: &str, since: Timestamp, skip
         let import_of = |meta: &ObjectMeta| named(meta).and_then(Offset::import);
         if listed.iter().filter_map(import_of).any(|number| !known.contains(&number)) {
             // It may have begun since the list was read.
-            known = imports(files).await?.1;
+            known = imports(files).await?.known;
             if let Some(number) = listed.iter().filter_map(import_of).find(|number| !known.contains(number)) {
                 let why = format!("the list of imports lacks import {number}, of which there are lines: restore it");
                 return Err(ReconcileError::Damaged { path: files.shown("imports"), minutes: None, why });

@@ -51,8 +51,17 @@ pub(crate) struct Imported {
     brought: Brought,
 }
 
-/// The imports that are done, by number, and the numbers of all.
-pub(crate) async fn imports(files: &FileStore) -> Result<(Vec<Imported>, BTreeSet<u32>)> {
+/// The list.
+#[derive(Debug, Default)]
+pub(crate) struct Imports {
+    /// Those that are done, by number.
+    pub(crate) done: Vec<Imported>,
+    /// The numbers of all.
+    pub(crate) known: BTreeSet<u32>,
+}
+
+/// Reads the list.
+pub(crate) async fn imports(files: &FileStore) -> Result<Imports> {
     let folder = object_store::path::Path::from(FOLDER);
     let listed: Vec<ObjectMeta> =
         files.store.list(Some(&folder)).try_collect().await.map_err(|error| unlisted(files, FOLDER, &error))?;
@@ -69,7 +78,7 @@ pub(crate) async fn imports(files: &FileStore) -> Result<(Vec<Imported>, BTreeSe
     }
     done.sort_by_key(|import| import.number);
     let names = listed.iter().filter_map(|meta| meta.location.filename()?.strip_suffix(".json")?.parse().ok());
-    Ok((done, names.collect()))
+    Ok(Imports { done, known: names.collect() })
 }
 
 async fn read<T: DeserializeOwned>(files: &FileStore, path: &object_store::path::Path) -> Result<T> {

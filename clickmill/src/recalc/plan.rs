@@ -49,7 +49,7 @@ impl Waiting<'_> {
         let (pins, ends) = (pins(self.parts, &raw)?, ends(self.parts, &raw)?);
         let (imports, unfinished): (Vec<Entry>, Vec<Entry>) = import::imports(&*self.parts.files()?)?
             .into_iter()
-            .filter(|entry| entry.end != Some(import::End::Dropped))
+            .filter(|entry| !entry.is_dropped())
             .partition(|entry| entry.brought().is_some());
         for Entry { import, .. } in unfinished {
             tracing::warn!(import = import.number, "an import has not come to its end: its lines are not counted");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clickmill_model::records::{SetAside, SetAsideBatch, SourceHeader};
-use clickmill_model::{CodecError, LineParser, RawPartition, RejectReason};
+use clickmill_model::{Click, CodecError, LineParser, RawPartition, RejectReason, Timestamp};
 use clickmill_queue::{Fetched, StageError, TopicPartition};
 
 use super::batch::{Line, Place};
@@ -128,15 +128,24 @@ fn append_raw(
     while let Some(text) = rest {
         let (bytes, parsed) = parser.parse_first(text);
         rest = text.get(bytes.len() + 1..);
-        let (click, reason) = match parsed {
-            Ok(click) if click.timestamp > latest => (Some(click), Some(RejectReason::WrongClock)),
-            Ok(click) => (Some(click), None),
-            Err(reason) => (None, Some(reason)),
-        };
+        let (click, reason) = judge(parsed, latest);
         file.push(&Line { number, origin: origins.next(), bytes, click, reason })?;
         number += 1;
     }
     Ok(number.into())
+}
+
+/// What a line tells, and why it is not counted: it is no click, or one that is later than this, whose clock is wrong.
+#[inline]
+pub(super) fn judge(
+    parsed: Result<Click<'_>, RejectReason>,
+    latest: Timestamp,
+) -> (Option<Click<'_>>, Option<RejectReason>) {
+    match parsed {
+        Ok(click) if click.timestamp > latest => (Some(click), Some(RejectReason::WrongClock)),
+        Ok(click) => (Some(click), None),
+        Err(reason) => (None, Some(reason)),
+    }
 }
 
 fn append_late(

@@ -9,30 +9,31 @@ use clickmill_model::{Minute, Partition, PartitionBy, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::super::files::{Files, FilesError, Published};
+use crate::raw::files::{Files, FilesError, Published};
 
 /// The folder of the list.
 pub const IMPORTS_FOLDER: &str = "imports";
 
-/// The newest format of its files that is understood.
-const FORMAT: u32 = 1;
+/// The newest format of its files that is understood, and the one that is written.
+pub(super) const FORMAT: u32 = 1;
+
+/// What a log file holds, or a part of it from its beginning on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Content {
+    /// How many bytes, decompressed.
+    pub bytes: u64,
+    /// XXH3 (128 bits) of these bytes, in hexadecimal digits.
+    pub xxh3: String,
+}
 
 /// A log file, by its content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogFile {
     /// Where it was when it was imported.
     pub path: String,
-    /// How many bytes it has, decompressed.
-    pub bytes: u64,
-    /// XXH3 (128 bits) of these bytes, in hexadecimal digits.
-    pub xxh3: String,
-}
-
-impl LogFile {
-    /// True where the bytes are the same.
-    pub fn is_same(&self, other: &Self) -> bool {
-        (self.bytes, &self.xxh3) == (other.bytes, &other.xxh3)
-    }
+    /// What it held.
+    #[serde(flatten)]
+    pub content: Content,
 }
 
 /// What an import brings: the lines of these files, in their order.
@@ -87,6 +88,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// True where it was given up.
+    pub fn is_dropped(&self) -> bool {
+        self.end == Some(End::Dropped)
+    }
+
     /// What it brought, where it is done.
     pub fn brought(&self) -> Option<&Brought> {
         match &self.end {
@@ -141,11 +147,6 @@ pub(super) fn end(files: &Files, number: u32, end: End) -> Result<End, FilesErro
         Published::Created => Ok(end),
         Published::Taken => read(files, &path),
     }
-}
-
-/// A description of the newest format.
-pub(super) fn describe(import: Import) -> Import {
-    Import { format: FORMAT, ..import }
 }
 
 fn read<T: DeserializeOwned>(files: &Files, path: &str) -> Result<T, FilesError> {

@@ -10,6 +10,8 @@ use flate2::bufread::MultiGzDecoder;
 use memchr::memchr;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::ledger::Content;
+
 /// How much is read at a time.
 const STEP_BYTES: usize = 1 << 20;
 
@@ -56,9 +58,9 @@ impl Log {
         self.bytes
     }
 
-    /// XXH3 (128 bits) of them, in hexadecimal digits.
-    pub(super) fn xxh3(&self) -> String {
-        format!("{:032x}", self.hash.digest128())
+    /// What was read so far.
+    pub(super) fn content(&self) -> Content {
+        Content { bytes: self.bytes, xxh3: format!("{:032x}", self.hash.digest128()) }
     }
 
     /// Reads some more without looking into it, at most to this byte. False where it has come there, or to the end.
@@ -112,13 +114,6 @@ impl Log {
     }
 }
 
-/// A file's content, or a part of it from its beginning on: how many bytes, and their hash.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Content {
-    pub(super) bytes: u64,
-    pub(super) xxh3: String,
-}
-
 /// What a file is.
 pub(super) struct Surveyed {
     pub(super) content: Content,
@@ -140,7 +135,7 @@ pub(super) fn survey(
         while log.skim(until)? {
             so_far(log.bytes())?;
         }
-        Ok::<_, io::Error>(Content { bytes: log.bytes(), xxh3: log.xxh3() })
+        Ok::<_, io::Error>(log.content())
     };
     for shorter in known.iter().filter(|known| known.bytes > 0) {
         if so_far(&mut log, shorter.bytes)? == *shorter {
@@ -170,7 +165,7 @@ mod tests {
             found.push((at, line.clone()));
         }
         let surveyed = survey(file.path(), &BTreeSet::new(), |_| Ok(())).unwrap();
-        assert_eq!(surveyed.content, Content { bytes: log.bytes(), xxh3: log.xxh3() });
+        assert_eq!(surveyed.content, log.content());
         assert_eq!(surveyed.is_ended, content.last().is_none_or(|last| *last == b'\n' || content[0] == GZIP_MAGIC[0]));
         found
     }
@@ -229,6 +224,6 @@ mod tests {
         let mut log = Log::open(file.path(), old.bytes).unwrap();
         let mut line = Vec::new();
         while log.next_line(&mut line).unwrap().is_some() {}
-        assert_eq!((line.as_slice(), Content { bytes: log.bytes(), xxh3: log.xxh3() }), (&b""[..], old));
+        assert_eq!((line.as_slice(), log.content()), (&b""[..], old));
     }
 }

@@ -23,10 +23,10 @@ use super::RAW_FOLDER;
 use super::files::{Files, FilesError};
 use super::span::FileSpan;
 use super::writer::Rolling;
-use log::{Content, Surveyed};
+use log::Surveyed;
 use writer::Writer;
 
-pub use ledger::{Brought, End, Entry, IMPORTS_FOLDER, Import, LogFile, imports};
+pub use ledger::{Brought, Content, End, Entry, IMPORTS_FOLDER, Import, LogFile, imports};
 
 /// Why log files could not be imported.
 #[derive(Debug, Error)]
@@ -214,8 +214,8 @@ pub fn import(
         }
         let arrival = newest
             .map_or(request.now, |newest| request.now.max(Timestamp::from_micros(newest.arrival.as_micros() + 1)));
-        let import = ledger::describe(Import {
-            format: 0,
+        let import = Import {
+            format: ledger::FORMAT,
             number,
             topic: request.topic.clone(),
             partitions: request.partitions,
@@ -223,7 +223,7 @@ pub fn import(
             arrival,
             max_clock_skew_ms: u64::try_from(request.max_clock_skew.as_millis()).unwrap_or(u64::MAX),
             files: new.iter().map(|given| given.log.clone()).collect(),
-        });
+        };
         // Another process may have begun an import with this number, maybe with these files.
         if !ledger::begin(files, &import)? {
             continue;
@@ -268,12 +268,13 @@ fn survey<'a>(
     paths: &'a [PathBuf],
     watched: &mut Watched<'_>,
 ) -> Result<Vec<Given<'a>>, ImportError> {
-    let content = |log: &LogFile| Content { bytes: log.bytes, xxh3: log.xxh3.clone() };
     let entries = imports(files)?;
     let known: BTreeMap<Content, (u32, bool)> = entries
         .iter()
-        .filter(|entry| entry.end != Some(End::Dropped))
-        .flat_map(|Entry { import, end }| import.files.iter().map(|log| (content(log), (import.number, end.is_some()))))
+        .filter(|entry| !entry.is_dropped())
+        .flat_map(|Entry { import, end }| {
+            import.files.iter().map(|log| (log.content.clone(), (import.number, end.is_some())))
+        })
         .collect();
     let contents: BTreeSet<Content> = known.keys().cloned().collect();
     let mut all = Vec::new();
@@ -298,8 +299,7 @@ fn survey<'a>(
             }
             None => {}
         }
-        let Content { bytes, xxh3 } = content;
-        all.push(Given { path, log: LogFile { path: path.display().to_string(), bytes, xxh3 } });
+        all.push(Given { path, log: LogFile { path: path.display().to_string(), content } });
     }
     Ok(all)
 }
@@ -309,19 +309,20 @@ fn fates(given: &[Given<'_>], topic: &str, entries: &[Entry]) -> Result<(Vec<Opt
     let mut fates = Vec::new();
     let mut unfinished: Vec<Import> = Vec::new();
     for (at, Given { path, log }) in given.iter().enumerate() {
-        let same = given.iter().take(at).find(|other| other.log.is_same(log));
-        let of = entries.iter().filter(|entry| entry.end != Some(End::Dropped));
-        let entry = of.into_iter().find(|entry| entry.import.files.iter().any(|file| file.is_same(log)));
+        let is_it = |other: &LogFile| other.content == log.content;
+        let same = given.iter().take(at).find(|other| is_it(&other.log));
+        let mut in_force = entries.iter().filter(|entry| !entry.is_dropped());
+        let entry = in_force.find(|entry| entry.import.files.iter().any(is_it));
         if let Some(Entry { import, .. }) = entry.filter(|entry| entry.import.topic != topic) {
             let (path, topic) = (path.display().to_string(), import.topic.clone());
             return Err(ImportError::OtherTopic { path, import: import.number, topic });
         }
         fates.push(match (same, entry) {
             (Some(same), _) => Some(Fate::Same(same.path.to_owned())),
-            (None, _) if log.bytes == 0 => Some(Fate::Empty),
+            (None, _) if log.content.bytes == 0 => Some(Fate::Empty),
             (None, Some(Entry { import, end: Some(_) })) => Some(Fate::Before(import.number)),
             (None, Some(Entry { import, end: None })) => {
-                let is_given = |file: &&LogFile| given.iter().any(|given| given.log.is_same(file));
+                let is_given = |file: &&LogFile| given.iter().any(|given| given.log.content == file.content);
                 let missing: Vec<&str> =
                     import.files.iter().filter(|file| !is_given(file)).map(|file| file.path.as_str()).collect();
                 if !missing.is_empty() {
@@ -349,7 +350,7 @@ fn write(
 ) -> Result<Brought, ImportError> {
     let mut writer = Writer::resume(files, import, rolling)?;
     let taken = import.files.iter().try_for_each(|log| {
-        let given = given.iter().find(|given| given.log.is_same(log));
+        let given = given.iter().find(|given| given.log.content == log.content);
         given.map_or(Ok(()), |given| writer.take_in(given, log, watched))
     });
     let brought = match taken.and_then(|()| writer.finish()) {

@@ -5,19 +5,20 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clickmill_model::{LineParser, Offset, Partition, RawPartition, RejectReason, partition};
+use clickmill_model::{LineParser, Offset, Partition, RawPartition, partition};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::super::RAW_FOLDER;
-use super::super::batch::{Line, Place};
-use super::super::build::{FileBuilder, Outcome};
-use super::super::files::{Files, FilesError, Published};
-use super::super::read;
-use super::super::span::{Part, each_line_once};
-use super::super::writer::Rolling;
 use super::ledger::{Brought, Import, LogFile};
 use super::log::Log;
 use super::{Given, ImportError, Watched, files_of};
+use crate::raw::RAW_FOLDER;
+use crate::raw::batch::{Line, Place};
+use crate::raw::build::{FileBuilder, Outcome};
+use crate::raw::files::{Files, FilesError, Published};
+use crate::raw::read;
+use crate::raw::records::judge;
+use crate::raw::span::{Part, each_line_once};
+use crate::raw::writer::Rolling;
 
 /// Lines of a partition, one after the other, as a number that is another one for other lines.
 #[derive(Default)]
@@ -103,7 +104,7 @@ impl<'a> Writer<'a> {
         watched: &mut Watched<'_>,
     ) -> Result<(), ImportError> {
         let failed = |error| ImportError::Log { path: given.path.to_owned(), error };
-        let mut log = Log::open(given.path, given.log.bytes).map_err(failed)?;
+        let mut log = Log::open(given.path, given.log.content.bytes).map_err(failed)?;
         let before = watched.progress.bytes;
         let mut line = Vec::new();
         let mut until_look = LINES_BETWEEN_LOOKS;
@@ -122,10 +123,7 @@ impl<'a> Writer<'a> {
             }
         }
         watched.progress.bytes = before + log.bytes();
-        if log.bytes() == given.log.bytes && log.xxh3() == given.log.xxh3 {
-            return Ok(());
-        }
-        Err(self.changed(given))
+        if log.content() == given.log.content { Ok(()) } else { Err(self.changed(given)) }
     }
 
     fn changed(&self, given: &Given<'_>) -> ImportError {
@@ -139,11 +137,7 @@ impl<'a> Writer<'a> {
         let by = import.partition_by;
         let partition = partition::of_line(line, parsed.ok(), by, import.partitions, &mut self.scratch);
         let latest = import.arrival.after(Duration::from_millis(import.max_clock_skew_ms));
-        let (click, reason) = match parsed {
-            Ok(click) if click.timestamp > latest => (Some(click), Some(RejectReason::WrongClock)),
-            Ok(click) => (Some(click), None),
-            Err(reason) => (None, Some(reason)),
-        };
+        let (click, reason) = judge(parsed, latest);
         match (&click, reason) {
             (_, Some(_)) => self.brought.rejected += 1,
             (Some(click), None) => {
