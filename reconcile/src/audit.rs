@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_array::RecordBatch;
@@ -9,18 +10,20 @@ use clickmill_model::records::LATE_CLICKS;
 use clickmill_model::{Definition, Filter, FilterId, Minute, RawPartition, Span, SpanKind};
 use clickmill_store::{AggregateStore, View};
 
-use crate::clicks::{CLICKS, numbers, text};
+use crate::ads::Ads;
+use crate::clicks::{CLICKS, ads as ads_of, numbers};
 use crate::compare::{CountDifference, Differing, Findings, Kind, Published, Stored, compare, name_of};
 use crate::count::{Books, Counter, Rules};
-use crate::engine::Engine;
+use crate::engine::{Engine, join};
 use crate::error::{Held, ReconcileError, Result};
 use crate::files::{Catalog, FileStore, Skipped, Written, list, skip};
+use crate::filters::column_of;
 use crate::imports::{Imports, imports};
 use crate::lines::{LineBehind, lines_behind};
-use crate::rank::{Expected, Ranker};
+use crate::rank::{Expected, Found, Ranker};
 use crate::scratch::{ScratchFile, truth_schema};
 use crate::slices::{hours, pieces};
-use crate::time::{end_of, first_of, start_of};
+use crate::time::{end_of, first_of, hour_of, start_of};
 
 /// How many rows are held at once, about, unless asked otherwise.
 const SLICE_ROWS: u64 = 1 << 20;
@@ -134,17 +137,18 @@ fn audit_once(
         slice_rows: request.slice_rows,
     };
     let ids: Vec<FilterId> = filters.iter().map(|filter| filter.id).collect();
-    let stored = Stored::copy(store, &view, engine.scratch(), &ids, (start, to))?;
+    let ads = Arc::new(Ads::default());
     let covered = raw.covered;
-    let counter = Counter::new(&engine, files, raw, rules, (start, to), request.skip_damaged)?;
-    let ranker = Ranker::new(&engine, (store, &view), expected, published.clone(), ids.clone(), (start, from));
+    let counter = Counter::new(&engine, files, &ads, raw, rules, (start, to), request.skip_damaged)?;
+    let ranker = Ranker::new(&engine, (store, &view), &ads, expected, published.clone(), ids.clone(), (start, from));
     let mut run = Run {
         engine: &engine,
         request,
+        ads,
         published,
+        store,
         view: &view,
         ids,
-        stored,
         late,
         counter,
         findings: Findings::default(),
@@ -224,10 +228,11 @@ fn filters_of(definitions: &[Definition], published: &Published) -> Result<Vec<F
 struct Run<'a> {
     engine: &'a Engine,
     request: &'a Request,
+    ads: Arc<Ads>,
     published: Published,
+    store: &'a dyn AggregateStore,
     view: &'a View,
     ids: Vec<FilterId>,
-    stored: Stored,
     late: Catalog,
     counter: Counter<'a>,
     findings: Findings,
@@ -235,51 +240,66 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn all(&mut self, mut ranker: Ranker<'_>, start: Minute) -> Result<()> {
-        let (from, to) = self.request.span;
-        for (hour, end) in hours(start, to) {
-            let path = Ranker::path(self.engine, hour);
-            let mut truth = ScratchFile::create(&path, &truth_schema(&self.ids))?;
-            for slice in self.counter.density.slices(hour, end, self.counter.rules().slice_rows) {
-                // A slice that begins before the span is cut there.
-                let cut = [(slice.0, slice.1.min(from)), (slice.0.max(from), slice.1)];
-                for slice in cut.into_iter().filter(|(first, end)| first < end) {
-                    self.slice(slice, &mut truth)?;
+    /// Counts and compares hour by hour, the store's figures being copied by the day. The rankings of an hour are made while the next one is counted.
+    fn all(&mut self, ranker: Ranker<'_>, start: Minute) -> Result<()> {
+        let to = self.request.span.1;
+        let last = std::thread::scope(|scope| {
+            let mut ranking = scope.spawn(move || Ok((ranker, Found::default())));
+            for day in pieces(SpanKind::Day, start, to) {
+                let stored = Stored::copy((self.store, self.view), self.engine, &self.ads, &self.ids, day)?;
+                for hour in hours(day.0, day.1) {
+                    self.hour(hour, &stored)?;
+                    let (mut ranker, found) = join(ranking)?;
+                    self.findings.rankings(found);
+                    ranking = scope.spawn(move || ranker.advance(hour).map(|found| (ranker, found)));
                 }
+                self.totals(SpanKind::Day, day, &stored)?;
             }
-            truth.finish()?;
-            ranker.advance((hour, end), &mut self.findings)?;
-            self.totals(SpanKind::Hour, hour, end)?;
-        }
-        ranker.compare(&mut self.findings)?;
-        for (day, end) in pieces(SpanKind::Day, from, to) {
-            self.totals(SpanKind::Day, day, end)?;
-        }
+            let (ranker, found) = join(ranking)?;
+            self.findings.rankings(found);
+            ranker.finish()
+        })?;
+        self.findings.rankings(last);
         Ok(())
     }
 
+    /// Counts an hour, and compares its counts.
+    fn hour(&mut self, (hour, end): (Minute, Minute), stored: &Stored) -> Result<()> {
+        let from = self.request.span.0;
+        let mut truth = ScratchFile::create(&Ranker::path(self.engine, hour), &truth_schema(&self.ids))?;
+        for slice in self.counter.density.slices(hour, end, self.counter.rules().slice_rows) {
+            // A slice that begins before the span is cut there.
+            let cut = [(slice.0, slice.1.min(from)), (slice.0.max(from), slice.1)];
+            for slice in cut.into_iter().filter(|(first, end)| first < end) {
+                self.slice(slice, &mut truth, stored)?;
+            }
+        }
+        truth.finish()?;
+        self.totals(SpanKind::Hour, (hour, end), stored)
+    }
+
     /// Counts a slice, and compares it.
-    fn slice(&mut self, (first, end): (Minute, Minute), truth: &mut ScratchFile) -> Result<()> {
+    fn slice(&mut self, (first, end): (Minute, Minute), truth: &mut ScratchFile, stored: &Stored) -> Result<()> {
         let counted = self.counter.count(first, end)?;
         let counted = self.renamed(counted)?;
         for batch in &counted {
             truth.write(batch)?;
         }
         self.engine.set_rows("truth", &truth_schema(&self.ids), counted)?;
-        self.stored.show(self.engine, SpanKind::Minute, first, end)?;
+        let is_lead_in = first < self.request.span.0;
         let mut late = None;
         for (place, filter) in self.ids.clone().into_iter().enumerate() {
             let mut differing: Vec<Differing> = Vec::new();
             for within in self.published.within(filter, first, end) {
-                let outcome =
-                    compare(self.engine, SpanKind::Minute, filter, within, &mut |found| differing.push(found))?;
-                if first >= self.request.span.0 {
+                let outcome = compare(self.engine, stored, SpanKind::Minute, filter, within)?;
+                differing.extend(outcome.differing);
+                if !is_lead_in {
                     self.findings.compared.counts += outcome.compared;
                     let clicks = self.findings.clicks.entry(filter).or_default();
                     *clicks = (clicks.0 + outcome.raw, clicks.1 + outcome.stored);
                 }
             }
-            if first < self.request.span.0 {
+            if is_lead_in {
                 // Not of the span, but of a window that ends in it: a ranking that differs follows from this.
                 self.findings.minutes.extend(differing.into_iter().map(|found| (filter, found.start)));
                 continue;
@@ -290,8 +310,8 @@ impl Run<'_> {
             if late.is_none() {
                 late = Some(self.late_clicks(first, end)?);
             }
-            for Differing { start, ad_id, raw, stored } in differing {
-                let of_ad = late.as_ref().and_then(|late| late.get(&(start, ad_id.clone()))?.get(place));
+            for (ad_id, Differing { start, ad, raw, stored }) in self.in_order(differing) {
+                let of_ad = late.as_ref().and_then(|late| late.get(&(start, ad))?.get(place));
                 let lacks = raw.saturating_sub(stored);
                 let late_ones = of_ad.copied().unwrap_or_default().min(lacks);
                 let kind = match lacks {
@@ -299,21 +319,22 @@ impl Run<'_> {
                     _ if late_ones == lacks => Kind::Late,
                     _ => Kind::Missing,
                 };
-                let difference = CountDifference {
-                    kind,
-                    span: name_of(SpanKind::Minute),
-                    start,
-                    filter,
-                    ad_id,
-                    raw,
-                    stored,
-                    late: late_ones,
-                };
-                self.lines_behind(&difference)?;
+                let span = name_of(SpanKind::Minute);
+                let difference = CountDifference { kind, span, start, filter, ad_id, raw, stored, late: late_ones };
+                self.lines_behind(&difference, ad)?;
                 self.findings.count(difference);
             }
         }
         Ok(())
+    }
+
+    /// Differing counts by time and name, each with its name.
+    fn in_order(&self, differing: Vec<Differing>) -> Vec<(String, Differing)> {
+        let ads = self.ads.read();
+        let mut named: Vec<(String, Differing)> =
+            differing.into_iter().map(|found| (ads.name(found.ad).to_owned(), found)).collect();
+        named.sort_unstable_by(|(a, x), (b, y)| (x.start, a).cmp(&(y.start, b)));
+        named
     }
 
     /// The same rows by the names and kinds that they have on disk.
@@ -324,58 +345,71 @@ impl Run<'_> {
     }
 
     /// Compares the totals of the hours or days in `[first, end)`, where it is a whole one of the span.
-    fn totals(&mut self, kind: SpanKind, first: Minute, end: Minute) -> Result<()> {
+    fn totals(&mut self, kind: SpanKind, (first, end): (Minute, Minute), stored: &Stored) -> Result<()> {
         if first < self.request.span.0 || start_of(kind, first) != first || end_of(kind, first) != end {
             return Ok(());
         }
-        let paths: Vec<PathBuf> = hours(first, end).map(|(hour, _)| Ranker::path(self.engine, hour)).collect();
-        self.engine.set_scratch("truth", &truth_schema(&self.ids), &paths)?;
-        self.stored.show(self.engine, kind, first, end)?;
+        self.add_up(kind, first, end)?;
         for filter in self.ids.clone() {
             let is_told = self.view.has_total(filter, Span { kind, start: first });
             if !is_told || !self.published.whole(filter, first, end.previous()) {
                 continue;
             }
-            let mut differing: Vec<Differing> = Vec::new();
-            let outcome = compare(self.engine, kind, filter, (first, end), &mut |found| differing.push(found))?;
+            let outcome = compare(self.engine, stored, kind, filter, (first, end))?;
             self.findings.compared.totals += outcome.compared;
-            for Differing { start, ad_id, raw, stored } in differing {
-                let span = name_of(kind);
-                self.findings.count(CountDifference {
-                    kind: Kind::Total,
-                    span,
-                    start,
-                    filter,
-                    ad_id,
-                    raw,
-                    stored,
-                    late: 0,
-                });
+            for (ad_id, Differing { start, raw, stored, .. }) in self.in_order(outcome.differing) {
+                let (kind, span) = (Kind::Total, name_of(kind));
+                let difference = CountDifference { kind, span, start, filter, ad_id, raw, stored, late: 0 };
+                self.findings.count(difference);
             }
         }
         Ok(())
     }
 
+    /// Makes the totals of an hour, from its minutes, or of a day, from its hours, the table `truth`.
+    fn add_up(&self, kind: SpanKind, first: Minute, end: Minute) -> Result<()> {
+        let schema = truth_schema(&self.ids);
+        let of_hour = |hour: Minute| self.engine.scratch().join(format!("truth-of-hour-{}.parquet", hour_of(hour)));
+        let paths: Vec<PathBuf> = match kind {
+            SpanKind::Day => hours(first, end).map(|(hour, _)| of_hour(hour)).collect(),
+            _ => vec![Ranker::path(self.engine, first)],
+        };
+        self.engine.set_scratch("parts", &schema, &paths)?;
+        let sum = |filter: &FilterId| format!("sum({0}) AS {0}", column_of(*filter));
+        let sums = self.ids.iter().map(sum).collect::<Vec<_>>().join(", ");
+        let added = self.engine.rows(&format!(
+            "SELECT CAST({} AS BIGINT) AS minute, ad, {sums} FROM parts GROUP BY ad",
+            first.as_epoch()
+        ))?;
+        let added = self.renamed(added)?;
+        if kind == SpanKind::Hour {
+            let mut file = ScratchFile::create(&of_hour(first), &schema)?;
+            added.iter().try_for_each(|batch| file.write(batch))?;
+            file.finish()?;
+        }
+        self.engine.set_rows("truth", &schema, added)
+    }
+
     /// The clicks of these minutes whose first line was set aside as late, by minute and ad under each filter.
-    fn late_clicks(&mut self, first: Minute, end: Minute) -> Result<HashMap<(Minute, String), Vec<u64>>> {
+    fn late_clicks(&mut self, first: Minute, end: Minute) -> Result<HashMap<(Minute, u32), Vec<u64>>> {
         let late = self.counter.read_late(&self.late, first, end)?;
         self.engine.set_rows("late", &CLICKS, late)?;
         let mut all = HashMap::new();
         for batch in self.engine.rows(&self.counter.late_sql())? {
             let [minutes, ads, counts @ ..] = batch.columns() else { continue };
             let counts = counts.iter().map(numbers).collect::<Result<Vec<_>>>()?;
-            for (row, (minute, ad)) in numbers(minutes)?.values().iter().zip(text(ads)?).enumerate() {
+            for (row, (minute, ad)) in numbers(minutes)?.values().iter().zip(ads_of(ads)?.values()).enumerate() {
                 let counts = counts.iter().map(|counts| counts.value(row).unsigned_abs()).collect();
-                all.insert((Minute::from_epoch(*minute), ad.unwrap_or_default().to_owned()), counts);
+                all.insert((Minute::from_epoch(*minute), *ad), counts);
             }
         }
         Ok(all)
     }
 
-    fn lines_behind(&mut self, difference: &CountDifference) -> Result<()> {
+    fn lines_behind(&mut self, difference: &CountDifference, ad: u32) -> Result<()> {
         if self.request.lines > 0 && self.lines.len() < LineBehind::MOST {
             let filter = self.counter.rules().filters.iter().find(|filter| filter.id == difference.filter);
-            let found = lines_behind(self.engine, &self.counter, filter, difference, self.request.lines)?;
+            let found = lines_behind(self.engine, &self.counter, filter, (difference, ad), self.request.lines)?;
             self.lines.extend(found);
         }
         Ok(())

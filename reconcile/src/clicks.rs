@@ -1,20 +1,24 @@
 //! Raw rows become clicks: each line is read anew, by [`crate::line`].
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
 use arrow_array::builder::{BinaryBuilder, Int32Builder, Int64Builder, StringBuilder};
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType, UInt32Type, UInt64Type};
 use arrow_array::{Array, ArrayRef, BinaryArray, PrimitiveArray, RecordBatch, StringArray};
 use clickmill_model::{Minute, Partition, RawPartition};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use futures_util::TryStreamExt;
+use hashbrown::DefaultHashBuilder;
 use serde::Serialize;
 
+use crate::ads::Ads;
 use crate::error::{ReconcileError, Result};
 use crate::line::{AuditedClick, click_of_columns, click_of_line};
 use crate::time::minute_of;
@@ -23,7 +27,8 @@ use crate::time::minute_of;
 pub(crate) const RAW_COLUMNS: &str =
     r#"topic, "partition", "offset", line_number, arrival, ad_id, click_timestamp, user_id, ip, country, reason, line"#;
 
-/// The columns of clicks. An address is the byte 4 or 6 and its octets, so that networks are ranges; a raw partition is its number in [`Judge::partitions`].
+/// The columns of clicks. An ad is its number in [`Ads`]; an address is the byte 4 or 6 and its octets, so that networks are ranges; a raw partition is its number in [`Judge::partitions`]. `print` is the same of
+/// clicks that are the same, and hardly ever of others.
 pub(crate) static CLICKS: LazyLock<SchemaRef> = LazyLock::new(|| {
     let field = |name: &str, kind: DataType, nullable: bool| Field::new(name, kind, nullable);
     Arc::new(Schema::new(vec![
@@ -33,11 +38,12 @@ pub(crate) static CLICKS: LazyLock<SchemaRef> = LazyLock::new(|| {
         field("line_number", DataType::Int32, false),
         field("minute", DataType::Int64, false),
         field("micros", DataType::Int64, false),
-        field("ad_id", DataType::Utf8, false),
+        field("ad", DataType::UInt32, false),
         field("user_id", DataType::Utf8, false),
         field("ip", DataType::Binary, false),
         field("country", DataType::Utf8, false),
         field("event_id", DataType::Utf8, true),
+        field("print", DataType::UInt64, false),
     ]))
 });
 
@@ -89,6 +95,10 @@ impl Disagreements {
 pub(crate) struct Judge {
     /// The raw partitions, each with its number.
     pub(crate) partitions: BTreeMap<RawPartition, i32>,
+    /// The ads, each with its number.
+    pub(crate) ads: Arc<Ads>,
+    /// How [`CLICKS`] gets its `print`.
+    pub(crate) prints: DefaultHashBuilder,
     /// How far a click may be ahead of its arrival, in microseconds: one that the stream counted, by the widest bound that ever held; one that it refused, by the newest.
     pub(crate) skew_of_counted: i64,
     pub(crate) skew_of_refused: i64,
@@ -123,19 +133,40 @@ impl Judge {
         while let Some(batch) = rows.try_next().await? {
             let rows = Rows::of(&batch)?;
             let mut clicks = Builder::default();
+            // A batch is of one file, or of few.
+            let mut raw = (("", -1), -1);
             for row in 0..batch.num_rows() {
                 judged.lines += 1;
                 if let Some(click) = self.judge_row(&rows, row, which, (from, to), &mut judged.disagreements) {
-                    let raw = RawPartition::new(rows.topic(row), Partition(rows.partition.value(row).unsigned_abs()));
-                    let raw = *self.partitions.get(&raw).unwrap_or(&-1);
-                    clicks.push(raw, &rows, row, &click);
+                    let of = (rows.topic(row), rows.partition.value(row));
+                    if raw.0 != of {
+                        raw = (of, self.number_of(of));
+                    }
+                    let print = self.print_of(&click);
+                    clicks.push(raw.1, &rows, row, click, print);
                 }
             }
             if !clicks.minute.is_empty() {
-                judged.batches.push(clicks.finish()?);
+                judged.batches.push(clicks.finish(&self.ads)?);
             }
         }
         Ok(judged)
+    }
+
+    /// The number of a raw partition.
+    fn number_of(&self, (topic, partition): (&str, i32)) -> i32 {
+        *self.partitions.get(&RawPartition::new(topic, Partition(partition.unsigned_abs()))).unwrap_or(&-1)
+    }
+
+    /// A hash of what makes a click the same as another: ad and time, and its event, or where it has none, all else.
+    fn print_of(&self, click: &AuditedClick<'_>) -> u64 {
+        let mut hasher = self.prints.build_hasher();
+        (click.micros, &click.ad_id).hash(&mut hasher);
+        match &click.event_id {
+            Some(event) => event.hash(&mut hasher),
+            None => (&click.user_id, click.ip, &click.country).hash(&mut hasher),
+        }
+        hasher.finish()
     }
 
     fn judge_row<'a>(
@@ -233,6 +264,11 @@ pub(crate) fn text(column: &ArrayRef) -> Result<&StringArray> {
     column.as_string_opt().ok_or_else(|| unexpected("a text"))
 }
 
+/// A column of numbers of ads.
+pub(crate) fn ads(column: &ArrayRef) -> Result<&PrimitiveArray<UInt32Type>> {
+    column.as_primitive_opt().ok_or_else(|| unexpected("an ad's number"))
+}
+
 /// A column of numbers.
 pub(crate) fn numbers(column: &ArrayRef) -> Result<&PrimitiveArray<Int64Type>> {
     column.as_primitive_opt().ok_or_else(|| unexpected("a number"))
@@ -243,37 +279,39 @@ fn unexpected(what: &str) -> ReconcileError {
 }
 
 #[derive(Default)]
-struct Builder {
+struct Builder<'a> {
     raw: Int32Builder,
     arrival: Int64Builder,
     offset: Int64Builder,
     line_number: Int32Builder,
     minute: Vec<i64>,
     micros: Int64Builder,
-    ad_id: StringBuilder,
+    ads: Vec<Cow<'a, str>>,
     user_id: StringBuilder,
     ip: BinaryBuilder,
     country: StringBuilder,
     event_id: StringBuilder,
+    print: Vec<u64>,
 }
 
-impl Builder {
-    fn push(&mut self, raw: i32, rows: &Rows<'_>, row: usize, click: &AuditedClick<'_>) {
+impl<'a> Builder<'a> {
+    fn push(&mut self, raw: i32, rows: &Rows<'_>, row: usize, click: AuditedClick<'a>, print: u64) {
         self.raw.append_value(raw);
         self.arrival.append_value(rows.arrival.value(row));
         self.offset.append_value(rows.offset.value(row));
         self.line_number.append_value(rows.line_number.value(row));
         self.minute.push(minute_of(click.micros).as_epoch());
         self.micros.append_value(click.micros);
-        self.ad_id.append_value(&click.ad_id);
+        self.ads.push(click.ad_id);
         self.user_id.append_value(&click.user_id);
         let (key, length) = ip_key(click.ip);
         self.ip.append_value(key.get(..length).unwrap_or_default());
         self.country.append_value(&click.country);
         self.event_id.append_option(click.event_id.as_deref());
+        self.print.push(print);
     }
 
-    fn finish(mut self) -> Result<RecordBatch> {
+    fn finish(mut self, ads: &Ads) -> Result<RecordBatch> {
         let columns: Vec<ArrayRef> = vec![
             Arc::new(self.raw.finish()),
             Arc::new(self.arrival.finish()),
@@ -281,11 +319,12 @@ impl Builder {
             Arc::new(self.line_number.finish()),
             Arc::new(PrimitiveArray::<Int64Type>::from(self.minute)),
             Arc::new(self.micros.finish()),
-            Arc::new(self.ad_id.finish()),
+            Arc::new(PrimitiveArray::<UInt32Type>::from(ads.numbers(&self.ads))),
             Arc::new(self.user_id.finish()),
             Arc::new(self.ip.finish()),
             Arc::new(self.country.finish()),
             Arc::new(self.event_id.finish()),
+            Arc::new(PrimitiveArray::<UInt64Type>::from(self.print)),
         ];
         Ok(RecordBatch::try_new(Arc::clone(&CLICKS), columns)?)
     }

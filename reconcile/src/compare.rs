@@ -1,18 +1,24 @@
 //! Counts of the raw lines beside counts of the store, figure by figure.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clickmill_model::records::FilterSpan;
 use clickmill_model::{FilterId, Minute, SpanKind, Window};
 use clickmill_store::{AggregateStore, MinuteRange, View};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
 
-use crate::clicks::{numbers, text};
+use crate::ads::Ads;
+use crate::clicks::{ads as ads_of, numbers};
 use crate::count::minutes;
-use crate::engine::Engine;
+use crate::engine::{Engine, join};
 use crate::error::Result;
 use crate::filters::column_of;
+use crate::rank::Found;
 use crate::scratch::{StoredRows, stored_schema};
 use crate::slices::hours;
 use crate::time::{first_of, hour_of, length, start_of};
@@ -193,12 +199,21 @@ impl Findings {
         }
     }
 
-    pub(crate) fn ranking(&mut self, difference: RankingDifference) {
+    pub(crate) fn rankings(&mut self, found: Found) {
+        self.compared.rankings += found.compared;
+        found.differing.into_iter().for_each(|difference| self.ranking(difference));
+    }
+
+    fn ranking(&mut self, mut difference: RankingDifference) {
+        let RankingDifference { filter, window, minute, .. } = difference;
+        if self.differs_within(filter, first_of(window, minute), minute.next()) {
+            difference.kind = Kind::Ranking;
+        }
         let sum = self.by_kind.entry(difference.kind).or_default();
         sum.figures += 1;
         if difference.kind == Kind::RankingOnly {
             self.contradictions += 1;
-            self.spans.insert((first_of(difference.window, difference.minute), difference.minute.next()));
+            self.spans.insert((first_of(window, minute), minute.next()));
         }
         if self.rankings.len() < MOST_DIFFERENCES {
             self.rankings.push(difference);
@@ -285,109 +300,118 @@ fn joined(ranges: &BTreeSet<(Minute, Minute)>) -> Vec<(Minute, Minute)> {
     joined
 }
 
-/// What the store says, on disk.
+/// How many pieces of the store are copied at once: each may be a day's figures of a filter, of which some stores hold a good part in memory.
+const COPIED_AT_ONCE: usize = 2;
+
+/// What the store says of a day or a part of one, on disk until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Stored {
-    folder: PathBuf,
+    folder: TempDir,
 }
 
 impl Stored {
-    /// Copies every count of these filters in `[from, to)`.
+    /// Copies every count of these filters in `[from, to)`: pieces of a kind and a filter, each into a file for each hour.
     ///
-    /// The store is asked for a whole day at a time, since some stores read whole days anyway; what comes is put into a file for each hour.
+    /// A whole day is best, since some stores read whole days anyway.
     pub(crate) fn copy(
-        store: &dyn AggregateStore,
-        view: &View,
-        folder: PathBuf,
+        (store, view): (&dyn AggregateStore, &View),
+        engine: &Engine,
+        ads: &Arc<Ads>,
         filters: &[FilterId],
         (from, to): (Minute, Minute),
     ) -> Result<Self> {
-        let stored = Self { folder };
-        for kind in [SpanKind::Minute, SpanKind::Hour, SpanKind::Day] {
-            for (day, end) in crate::slices::pieces(SpanKind::Day, from, to) {
-                stored.copy_day((store, view), kind, filters, (day, end))?;
+        let stored = Self { folder: engine.scratch_folder()? };
+        let kinds = [SpanKind::Minute, SpanKind::Hour, SpanKind::Day];
+        let pieces = Mutex::new(kinds.into_iter().flat_map(|kind| filters.iter().map(move |filter| (kind, *filter))));
+        let copy = || {
+            loop {
+                let Some(piece) = pieces.lock().next() else { return Ok(()) };
+                let copied = stored.copy_piece((store, view), ads, piece, (from, to));
+                if copied.is_err() {
+                    // The others need not ask any more.
+                    pieces.lock().by_ref().for_each(drop);
+                    return copied;
+                }
             }
-        }
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..engine.threads().min(COPIED_AT_ONCE)).map(|_| scope.spawn(copy)).collect();
+            threads.into_iter().try_for_each(join)
+        })?;
         Ok(stored)
     }
 
-    fn copy_day(
+    fn copy_piece(
         &self,
         (store, view): (&dyn AggregateStore, &View),
-        kind: SpanKind,
-        filters: &[FilterId],
+        ads: &Arc<Ads>,
+        (kind, filter): (SpanKind, FilterId),
         (from, to): (Minute, Minute),
     ) -> Result<()> {
         let mut files: BTreeMap<i64, StoredRows> = BTreeMap::new();
-        for (hour, _) in hours(from, to) {
-            let hour = hour_of(hour);
-            files.insert(hour, StoredRows::create(&self.path(kind, hour))?);
-        }
-        for filter in filters {
-            let mut failed = Ok(());
-            store.each_count(view, kind, *filter, MinuteRange { from, to }, &mut |start, ad, clicks| {
-                if failed.is_ok() && clicks > 0 {
-                    let ad = String::from_utf8_lossy(ad);
-                    let file = files.get_mut(&hour_of(start));
-                    failed = file.map_or(Ok(()), |file| file.push(*filter, start.as_epoch(), &ad, clicks));
+        let mut push = |start: Minute, ad: &str, clicks: u64| {
+            let file = match files.entry(hour_of(start)) {
+                Entry::Occupied(file) => file.into_mut(),
+                Entry::Vacant(place) => {
+                    place.insert(StoredRows::create(&self.path(kind, filter, hour_of(start)), ads)?)
                 }
-            })?;
-            failed?;
-        }
+            };
+            file.push(start, ad, clicks)
+        };
+        let mut failed = Ok(());
+        store.each_count(view, kind, filter, MinuteRange { from, to }, &mut |start, ad, clicks| {
+            if failed.is_ok() && clicks > 0 {
+                failed = push(start, &String::from_utf8_lossy(ad), clicks);
+            }
+        })?;
+        failed?;
         files.into_values().try_for_each(StoredRows::finish)
     }
 
-    fn path(&self, kind: SpanKind, hour: i64) -> PathBuf {
-        self.folder.join(format!("stored-{}-{hour}.parquet", name_of(kind)))
+    fn path(&self, kind: SpanKind, filter: FilterId, hour: i64) -> PathBuf {
+        self.folder.path().join(format!("{}-{}-{hour}.parquet", name_of(kind), filter.0))
     }
 
-    /// Makes the counts of spans that begin in `[from, to)` the table `stored`.
-    pub(crate) fn show(&self, engine: &Engine, kind: SpanKind, from: Minute, to: Minute) -> Result<()> {
-        let paths: Vec<PathBuf> = hours(from, to).map(|(hour, _)| self.path(kind, hour_of(hour))).collect();
+    /// Makes a filter's counts of spans that begin in `[from, to)` the table `stored`.
+    fn show(&self, engine: &Engine, kind: SpanKind, filter: FilterId, (from, to): (Minute, Minute)) -> Result<()> {
+        let paths: Vec<PathBuf> = hours(from, to).map(|(hour, _)| self.path(kind, filter, hour_of(hour))).collect();
         engine.set_scratch("stored", &stored_schema(), &paths)
     }
 }
 
-/// A count that is not the same in the tables `truth` and `stored`.
+/// A count that is not the same in the table `truth` and in the store.
 pub(crate) struct Differing {
     pub(crate) start: Minute,
-    pub(crate) ad_id: String,
+    pub(crate) ad: u32,
     pub(crate) raw: u64,
     pub(crate) stored: u64,
 }
 
-/// What the tables say of a filter.
+/// What raw lines and the store say of a filter.
 #[derive(Default)]
 pub(crate) struct Outcome {
     pub(crate) compared: u64,
     pub(crate) raw: u64,
     pub(crate) stored: u64,
+    pub(crate) differing: Vec<Differing>,
 }
 
-/// Compares a filter's column of `truth` with `stored`, for spans of a kind that begin in `[from, to)`. `truth` has minutes: they are added up by span. `visit` gets each count that is not the same.
+/// Compares a filter's column of `truth` with what is stored, for spans of a kind that begin in `[from, to)`, and are the rows of `truth`.
 pub(crate) fn compare(
     engine: &Engine,
+    stored: &Stored,
     kind: SpanKind,
     filter: FilterId,
     (from, to): (Minute, Minute),
-    visit: &mut dyn FnMut(Differing),
 ) -> Result<Outcome> {
+    stored.show(engine, kind, filter, (from, to))?;
     let column = column_of(filter);
-    let length = length(kind);
-    // Minutes before 1970 are negative, and the remainder has the sign of what is divided.
-    let start = format!("minute - (minute % {length} + {length}) % {length}");
-    let truth = format!(
-        "SELECT {start} AS start, ad_id, sum({column}) AS clicks FROM truth WHERE {column} > 0 AND {} GROUP BY {start}, ad_id",
-        minutes("minute", from, to)
-    );
-    let stored = format!(
-        "SELECT start, ad_id, sum(clicks) AS clicks FROM stored WHERE filter_id = {} AND {} GROUP BY start, ad_id",
-        filter.0,
-        minutes("start", from, to)
-    );
     let both = format!(
-        "SELECT coalesce(t.start, s.start) AS start, coalesce(t.ad_id, s.ad_id) AS ad_id, coalesce(t.clicks, 0) AS raw, coalesce(s.clicks, 0) AS stored \
-         FROM ({truth}) t FULL JOIN ({stored}) s ON t.start = s.start AND t.ad_id = s.ad_id"
+        "SELECT start, ad, sum(raw) AS raw, sum(stored) AS stored FROM ( \
+         SELECT minute AS start, ad, {column} AS raw, 0 AS stored FROM truth WHERE {column} > 0 AND {} \
+         UNION ALL SELECT start, ad, 0 AS raw, clicks AS stored FROM stored WHERE {}) GROUP BY start, ad",
+        minutes("minute", from, to),
+        minutes("start", from, to)
     );
     let totals = format!(
         "SELECT count(*), coalesce(sum(raw), 0), coalesce(sum(stored), 0), count(*) FILTER (WHERE raw <> stored) FROM ({both})"
@@ -398,18 +422,17 @@ pub(crate) fn compare(
         let total = |place: usize| -> Result<u64> {
             Ok(numbers(batch.column(place))?.iter().flatten().map(i64::unsigned_abs).sum())
         };
-        outcome = Outcome { compared: total(0)?, raw: total(1)?, stored: total(2)? };
+        outcome = Outcome { compared: total(0)?, raw: total(1)?, stored: total(2)?, ..outcome };
         differing = total(3)?;
     }
     if differing > 0 {
-        let sql = format!("SELECT start, raw, stored, ad_id FROM ({both}) WHERE raw <> stored ORDER BY start, ad_id");
-        engine.each_batch(&sql, |batch| {
-            let [starts, raw, stored, ads] = batch.columns() else { return Ok(()) };
+        engine.each_batch(&format!("SELECT start, ad, raw, stored FROM ({both}) WHERE raw <> stored"), |batch| {
+            let [starts, ads, raw, stored] = batch.columns() else { return Ok(()) };
             let (starts, raw, stored) = (numbers(starts)?, numbers(raw)?, numbers(stored)?);
-            for (row, ad) in text(ads)?.iter().enumerate() {
-                visit(Differing {
+            for (row, ad) in ads_of(ads)?.values().iter().enumerate() {
+                outcome.differing.push(Differing {
                     start: Minute::from_epoch(starts.value(row)),
-                    ad_id: ad.unwrap_or_default().to_owned(),
+                    ad: *ad,
                     raw: raw.value(row).unsigned_abs(),
                     stored: stored.value(row).unsigned_abs(),
                 });

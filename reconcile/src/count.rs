@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use clickmill_model::{Filter, Minute, RawPartition};
+use hashbrown::DefaultHashBuilder;
 use serde::Serialize;
 
-use crate::clicks::{CLICKS, Disagreements, Judge, Judged, RAW_COLUMNS, Which, numbers, text};
+use crate::ads::Ads;
+use crate::clicks::{CLICKS, Disagreements, Judge, Judged, RAW_COLUMNS, Which, ads as ads_of, numbers};
 use crate::engine::Engine;
 use crate::error::{ReconcileError, Result};
 use crate::files::{Catalog, FileStore, RawFile, Skipped, skip};
@@ -79,6 +81,7 @@ impl<'a> Counter<'a> {
     pub(crate) fn new(
         engine: &'a Engine,
         files: &'a FileStore,
+        ads: &Arc<Ads>,
         catalog: Catalog,
         rules: Rules,
         (from, to): (Minute, Minute),
@@ -88,7 +91,8 @@ impl<'a> Counter<'a> {
         names.dedup();
         let partitions: BTreeMap<RawPartition, i32> = names.iter().cloned().zip(0..).collect();
         let Rules { skew_of_counted, skew_of_refused, .. } = rules;
-        let judge = Arc::new(Judge { partitions, skew_of_counted, skew_of_refused });
+        let (ads, prints) = (Arc::clone(ads), DefaultHashBuilder::default());
+        let judge = Arc::new(Judge { partitions, ads, prints, skew_of_counted, skew_of_refused });
         let mut density = Density::new(from, to);
         catalog.files.iter().flat_map(|file| &file.groups).for_each(|group| density.add(group));
         let skipped = catalog.skipped.clone();
@@ -149,7 +153,7 @@ impl<'a> Counter<'a> {
         }
     }
 
-    /// Counts `[from, to)` into the table `truth`, which has a row for each ad and minute and a column for each filter, and leaves the clicks in the table `clicks`.
+    /// Counts `[from, to)`: a row for each ad and minute, and a column for each filter. The clicks stay in the table `clicks`.
     pub(crate) fn count(&mut self, from: Minute, to: Minute) -> Result<Vec<RecordBatch>> {
         let of_slice = |file: &RawFile| !file.take.is_empty() && touches(file.minutes, from, to);
         let places: Vec<usize> = (0..self.catalog.files.len())
@@ -163,17 +167,22 @@ impl<'a> Counter<'a> {
         let clicks: Vec<RecordBatch> = judged.batches.into_iter().chain(strays).collect();
         let number = clicks.iter().map(RecordBatch::num_rows).sum::<usize>() as u64;
         self.engine.set_rows("clicks", &CLICKS, clicks)?;
-        let firsts = self.engine.rows(&self.without_duplicates())?;
-        let counted = firsts.iter().map(RecordBatch::num_rows).sum::<usize>() as u64;
+        // A click that is told again has the same print: only what shares its print with another is compared as a whole.
+        self.engine.keep("shared", "SELECT print FROM clicks GROUP BY print HAVING count(*) > 1")?;
+        let with = |join: &str| format!("clicks c LEFT {join} JOIN shared s ON c.print = s.print");
+        let suspects = self.engine.keep("suspects", &format!("SELECT c.* FROM {}", with("SEMI")))?;
+        let firsts = self.engine.keep("firsts", &self.without_duplicates())?;
+        let duplicates = suspects - firsts;
         self.books.clicks += number;
-        self.books.counted += counted;
-        self.books.duplicates += number - counted;
-        let Some(schema) = firsts.first().map(RecordBatch::schema) else {
-            return Ok(Vec::new());
-        };
-        self.engine.set_rows("firsts", &schema, firsts)?;
+        self.books.counted += number - duplicates;
+        self.books.duplicates += duplicates;
         self.look_across_partitions()?;
-        self.engine.rows(&format!("SELECT minute, ad_id, {} FROM firsts GROUP BY minute, ad_id", self.sums()))
+        let counted = "minute, ad, user_id, ip, country";
+        self.engine.rows(&format!(
+            "SELECT minute, ad, {} FROM (SELECT {counted} FROM {} UNION ALL SELECT {counted} FROM firsts) GROUP BY minute, ad",
+            self.sums(),
+            with("ANTI")
+        ))
     }
 
     /// One column for each filter.
@@ -182,16 +191,17 @@ impl<'a> Counter<'a> {
         self.rules.filters.iter().map(of).collect::<Vec<_>>().join(", ")
     }
 
-    /// The first line of each click by the order of its partition. Without an event id a click is all of its fields; with one it is event, ad and time, and what the first line says besides counts.
+    /// The first line of each of the clicks that are suspects, by the order of its partition. Without an event id a click is all of its fields; with one it is event, ad and time, and what the first line says
+    /// besides counts.
     fn without_duplicates(&self) -> String {
-        let fields = "raw, minute, micros, ad_id, user_id, ip, country, event_id";
+        let fields = "raw, minute, micros, ad, user_id, ip, country, event_id";
         if !self.rules.dedup {
-            return format!("SELECT {fields} FROM clicks");
+            return format!("SELECT {fields} FROM suspects");
         }
         format!(
-            "SELECT {fields} FROM clicks WHERE event_id IS NULL GROUP BY {fields} \
-             UNION ALL SELECT raw, minute, micros, ad_id, {}, {}, {}, event_id FROM clicks WHERE event_id IS NOT NULL \
-             GROUP BY raw, minute, micros, ad_id, event_id",
+            "SELECT {fields} FROM suspects WHERE event_id IS NULL GROUP BY {fields} \
+             UNION ALL SELECT raw, minute, micros, ad, {}, {}, {}, event_id FROM suspects WHERE event_id IS NOT NULL \
+             GROUP BY raw, minute, micros, ad, event_id",
             first("user_id"),
             first("ip"),
             first("country")
@@ -204,8 +214,8 @@ impl<'a> Counter<'a> {
             return Ok(());
         }
         let twice = format!(
-            "SELECT ad_id, micros, event_id, count(DISTINCT raw) AS partitions FROM firsts \
-             GROUP BY ad_id, micros, event_id, {}, {}, {} HAVING count(DISTINCT raw) > 1",
+            "SELECT ad, micros, event_id, count(DISTINCT raw) AS partitions FROM firsts \
+             GROUP BY ad, micros, event_id, {}, {}, {} HAVING count(DISTINCT raw) > 1",
             unless_event("user_id"),
             unless_event("ip"),
             unless_event("country")
@@ -220,11 +230,12 @@ impl<'a> Counter<'a> {
             self.books.across_partitions += more.unsigned_abs();
         }
         let left = MOST_EXAMPLES.saturating_sub(self.books.across_examples.len());
-        for batch in self.engine.rows(&format!("SELECT ad_id, micros FROM ({twice}) ORDER BY 2, 1 LIMIT {left}"))? {
+        for batch in self.engine.rows(&format!("SELECT ad, micros FROM ({twice}) ORDER BY 2, 1 LIMIT {left}"))? {
             let [ads, times] = batch.columns() else { continue };
-            for (ad, time) in text(ads)?.iter().zip(numbers(times)?.values()) {
+            let known = self.judge.ads.read();
+            for (ad, time) in ads_of(ads)?.values().iter().zip(numbers(times)?.values()) {
                 let time = clickmill_model::Timestamp::from_micros(*time);
-                self.books.across_examples.push(format!("ad {} at {time}", ad.unwrap_or_default()));
+                self.books.across_examples.push(format!("ad {} at {time}", known.name(*ad)));
             }
         }
         Ok(())
@@ -267,13 +278,13 @@ impl<'a> Counter<'a> {
             let columns: Vec<String> = ["user_id", "ip", "country", "is_late"].map(first).to_vec();
             let key = ["user_id", "ip", "country"].map(unless_event).join(", ");
             format!(
-                "SELECT minute, ad_id, {} FROM ({marked}) GROUP BY raw, minute, micros, ad_id, event_id, {key}",
+                "SELECT minute, ad, {} FROM ({marked}) GROUP BY raw, minute, micros, ad, event_id, {key}",
                 columns.join(", ")
             )
         } else {
             marked
         };
-        format!("SELECT minute, ad_id, {} FROM ({firsts}) WHERE is_late GROUP BY minute, ad_id", self.sums())
+        format!("SELECT minute, ad, {} FROM ({firsts}) WHERE is_late GROUP BY minute, ad", self.sums())
     }
 
     /// The clicks of these minutes that stand in `late/`.
@@ -347,8 +358,8 @@ fn read_files(
 fn find_damage(engine: &Engine, files: &FileStore, chosen: &[&RawFile]) -> Option<(String, ReconcileError)> {
     for file in chosen {
         let read = || {
-            engine.set_raw("suspect", &[file])?;
-            engine.each_batch("SELECT * FROM suspect", |_| Ok(()))
+            engine.set_raw("checked", &[file])?;
+            engine.each_batch("SELECT * FROM checked", |_| Ok(()))
         };
         if read().is_ok() {
             continue;

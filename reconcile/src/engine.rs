@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
 
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
@@ -19,7 +20,7 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::logical_expr::{Expr, TableType};
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::scalar::ScalarValue;
 use tempfile::TempDir;
@@ -73,7 +74,10 @@ impl Engine {
             .with_temp_file_path(scratch.path())
             .build_arc()?;
         let mut config = SessionConfig::new().with_target_partitions(threads).with_information_schema(false);
-        config.options_mut().execution.parquet.schema_force_view_types = false;
+        let options = &mut config.options_mut().execution;
+        options.parquet.schema_force_view_types = false;
+        // Most groups are of one row: grouping each thread's rows first is soon seen to be of no use.
+        options.skip_partial_aggregation_probe_rows_threshold = 10_000;
         let context = SessionContext::new_with_config_rt(config, env);
         let url = ObjectStoreUrl::parse(RAW_STORE)?;
         context.register_object_store(url.as_ref(), Arc::clone(&files.store));
@@ -89,9 +93,35 @@ impl Engine {
         self.scratch.path().to_owned()
     }
 
+    /// A folder in it that goes when it is dropped.
+    pub(crate) fn scratch_folder(&self) -> Result<TempDir> {
+        let unavailable = |why: std::io::Error| ReconcileError::Unavailable {
+            what: format!("making a folder in {}", self.scratch.path().display()),
+            why: why.to_string(),
+        };
+        TempDir::new_in(self.scratch.path()).map_err(unavailable)
+    }
+
     /// All rows of a query that has few.
     pub(crate) fn rows(&self, sql: &str) -> Result<Vec<RecordBatch>> {
         self.block_on(async { Ok(self.context.sql(sql).await?.collect().await?) })
+    }
+
+    /// Keeps the rows of a query as a table, and returns how many they are.
+    pub(crate) fn keep(&self, name: &str, sql: &str) -> Result<u64> {
+        let (schema, batches) = self.block_on(async {
+            let plan = self.context.sql(sql).await?.create_physical_plan().await?;
+            let schema = plan.schema();
+            Ok::<_, DataFusionError>((schema, collect(plan, self.context.task_ctx()).await?))
+        })?;
+        let rows = batches.iter().map(RecordBatch::num_rows).sum::<usize>() as u64;
+        self.set_rows(name, &schema, batches)?;
+        Ok(rows)
+    }
+
+    /// How many threads it has.
+    pub(crate) fn threads(&self) -> usize {
+        self.threads
     }
 
     /// The rows of a query, one batch after the other.
@@ -155,6 +185,11 @@ impl Engine {
         let groups = groups.into_iter().map(FileGroup::new).collect();
         self.set_table(name, Arc::new(FileTable { store: RAW_STORE, schema: raw_schema(), groups }))
     }
+}
+
+/// What a thread returned.
+pub(crate) fn join<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Parquet files of this program's own, in its folder.

@@ -9,6 +9,7 @@
 //!
 //! It does not know the queue, nor how a figure came about.
 
+mod ads;
 mod audit;
 mod clicks;
 mod compare;

@@ -46,7 +46,7 @@ pub(crate) fn lines_behind(
     engine: &Engine,
     counter: &Counter<'_>,
     filter: Option<&Filter>,
-    difference: &CountDifference,
+    (difference, ad): (&CountDifference, u32),
     most: usize,
 ) -> Result<Vec<LineBehind>> {
     let condition = filter.map_or_else(|| "TRUE".to_owned(), filters::condition);
@@ -54,9 +54,8 @@ pub(crate) fn lines_behind(
         "SELECT CAST(c.raw AS BIGINT) AS number, c.\"offset\" AS place, CAST(c.line_number AS BIGINT) AS line, c.arrival AS time, CAST(l.raw IS NOT NULL OR c.\"offset\" >= {FIRST_IMPORTED} AS BIGINT) AS is_late \
          FROM clicks c LEFT JOIN (SELECT DISTINCT raw, arrival, \"offset\", line_number FROM late) l \
          ON c.raw = l.raw AND c.arrival = l.arrival AND c.\"offset\" = l.\"offset\" AND c.line_number = l.line_number \
-         WHERE c.minute = {} AND c.ad_id = {} AND {condition} ORDER BY is_late DESC, time, place, line LIMIT {most}",
-        difference.start.as_epoch(),
-        filters::text(&difference.ad_id)
+         WHERE c.minute = {} AND c.ad = {ad} AND {condition} ORDER BY is_late DESC, time, place, line LIMIT {most}",
+        difference.start.as_epoch()
     );
     let mut lines = Vec::new();
     for batch in engine.rows(&sql)? {

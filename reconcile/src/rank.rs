@@ -4,7 +4,7 @@
 //! memory goes with the ads, not with the clicks or the windows' length.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,8 +12,9 @@ use clickmill_model::records::Ranking;
 use clickmill_model::{Definition, FilterId, Minute, Window};
 use clickmill_store::{AggregateStore, StoredRanking, View};
 
-use crate::clicks::{numbers, text};
-use crate::compare::{Findings, Kind, Published, RankingDifference};
+use crate::ads::{Ads, Known};
+use crate::clicks::{ads as ads_of, numbers};
+use crate::compare::{Kind, Published, RankingDifference};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::scratch::truth_schema;
@@ -87,29 +88,6 @@ impl Hour {
     }
 }
 
-/// The numbers of ads.
-#[derive(Debug, Default)]
-struct Ads {
-    numbers: HashMap<Arc<str>, u32>,
-    names: Vec<Arc<str>>,
-}
-
-impl Ads {
-    fn number(&mut self, ad: &str) -> u32 {
-        if let Some(number) = self.numbers.get(ad) {
-            return *number;
-        }
-        let (name, number): (Arc<str>, _) = (ad.into(), self.names.len() as u32);
-        self.names.push(Arc::clone(&name));
-        self.numbers.insert(name, number);
-        number
-    }
-
-    fn name(&self, number: u32) -> &str {
-        self.names.get(number as usize).map_or("", |name| name)
-    }
-}
-
 /// A window on its way through time.
 #[derive(Debug)]
 struct Sliding {
@@ -132,10 +110,20 @@ pub(crate) struct Ranker<'a> {
     from: Minute,
     /// Rankings that end before are not compared.
     compare_from: Minute,
-    ads: Ads,
+    ads: Arc<Ads>,
     sliding: Vec<Sliding>,
     /// What is not compared yet, by filter.
     waiting: BTreeMap<FilterId, Vec<(Window, Minute, Top)>>,
+    found: Found,
+}
+
+/// What the comparison of some rankings found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// How many were compared.
+    pub(crate) compared: u64,
+    /// Those that differ. All are told as [`Kind::RankingOnly`]: counts are not known here.
+    pub(crate) differing: Vec<RankingDifference>,
 }
 
 /// The first of the ads clicked, and how many there were.
@@ -148,6 +136,7 @@ impl<'a> Ranker<'a> {
     pub(crate) fn new(
         engine: &'a Engine,
         (store, view): (&'a dyn AggregateStore, &'a View),
+        ads: &Arc<Ads>,
         expected: Expected,
         published: Published,
         filters: Vec<FilterId>,
@@ -162,8 +151,8 @@ impl<'a> Ranker<'a> {
                 leaving: Arc::new(Hour { number: i64::MIN, ..Hour::default() }),
             })
             .collect();
-        let (ads, waiting) = Default::default();
-        Self { engine, store, view, expected, published, filters, from, compare_from, ads, sliding, waiting }
+        let (ads, waiting, found) = (Arc::clone(ads), BTreeMap::new(), Found::default());
+        Self { engine, store, view, expected, published, filters, from, compare_from, ads, sliding, waiting, found }
     }
 
     /// Where the counts of the hour that holds a minute are.
@@ -171,16 +160,16 @@ impl<'a> Ranker<'a> {
         engine.scratch().join(format!("truth-{}.parquet", hour_of(minute)))
     }
 
-    /// Goes through the minutes `[from, to)` of an hour whose counts are on disk.
-    pub(crate) fn advance(&mut self, (from, to): (Minute, Minute), findings: &mut Findings) -> Result<()> {
+    /// Goes through the minutes `[from, to)` of an hour whose counts are on disk, and returns what was found until now.
+    pub(crate) fn advance(&mut self, (from, to): (Minute, Minute)) -> Result<Found> {
         let hour = Arc::new(self.load(hour_of(from))?);
         let mut minute = from;
         while minute < to {
             self.slide(&hour, minute)?;
-            self.rank(minute, findings)?;
+            self.rank(minute)?;
             minute = minute.next();
         }
-        Ok(())
+        Ok(std::mem::take(&mut self.found))
     }
 
     fn slide(&mut self, hour: &Arc<Hour>, minute: Minute) -> Result<()> {
@@ -207,7 +196,7 @@ impl<'a> Ranker<'a> {
         Ok(())
     }
 
-    fn rank(&mut self, minute: Minute, findings: &mut Findings) -> Result<()> {
+    fn rank(&mut self, minute: Minute) -> Result<()> {
         if minute < self.compare_from {
             return Ok(());
         }
@@ -219,16 +208,21 @@ impl<'a> Ranker<'a> {
             }
             for (filter, sums) in self.filters.iter().zip(&sliding.sums) {
                 if self.published.whole(*filter, first, minute) {
-                    let top = top(sums, deepest, &self.ads);
+                    let top = top(sums, deepest, &self.ads.read());
                     self.waiting.entry(*filter).or_default().push((sliding.window, minute, top));
                 }
             }
         }
-        if self.waiting.values().any(|waiting| waiting.len() >= AT_ONCE) { self.compare(findings) } else { Ok(()) }
+        if self.waiting.values().any(|waiting| waiting.len() >= AT_ONCE) { self.compare() } else { Ok(()) }
     }
 
-    /// Compares what waits for it.
-    pub(crate) fn compare(&mut self, findings: &mut Findings) -> Result<()> {
+    /// Compares what waits for it still.
+    pub(crate) fn finish(mut self) -> Result<Found> {
+        self.compare()?;
+        Ok(self.found)
+    }
+
+    fn compare(&mut self) -> Result<()> {
         for (filter, waiting) in std::mem::take(&mut self.waiting) {
             for waiting in waiting.chunks(AT_ONCE) {
                 let which: Vec<(Window, Minute)> =
@@ -241,10 +235,10 @@ impl<'a> Ranker<'a> {
                         // Readers put it together from shorter ones, each of which is compared.
                         StoredRanking::NotToBeHad => continue,
                     };
-                    findings.compared.rankings += 1;
+                    self.found.compared += 1;
                     if let Some(place) = self.first_difference(*window, *minute, top, stored.as_ref()) {
-                        let difference = difference(filter, *window, *minute, place, top, stored.as_ref(), findings);
-                        findings.ranking(difference);
+                        let difference = difference(filter, *window, *minute, place, top, stored.as_ref());
+                        self.found.differing.push(difference);
                     }
                 }
             }
@@ -264,18 +258,17 @@ impl<'a> Ranker<'a> {
     }
 
     /// Reads the counts of an hour from disk.
-    fn load(&mut self, number: i64) -> Result<Hour> {
+    fn load(&self, number: i64) -> Result<Hour> {
         let path = Self::path(self.engine, Minute::from_epoch(number * 60));
         self.engine.set_scratch("hour", &truth_schema(&self.filters), &[path])?;
         let mut hour = Hour { number, ..Hour::default() };
-        let ads = &mut self.ads;
         self.engine.each_batch("SELECT * FROM hour", |batch| {
-            let [minutes, names, counts @ ..] = batch.columns() else { return Ok(()) };
-            let (minutes, names) = (numbers(minutes)?, text(names)?);
+            let [minutes, ads, counts @ ..] = batch.columns() else { return Ok(()) };
+            let (minutes, ads) = (numbers(minutes)?, ads_of(ads)?);
             let counts = counts.iter().map(numbers).collect::<Result<Vec<_>>>()?;
-            for (row, (minute, ad)) in minutes.values().iter().zip(names).enumerate() {
+            for (row, (minute, ad)) in minutes.values().iter().zip(ads.values()).enumerate() {
                 let of = hour.minutes.entry(*minute).or_default();
-                of.ads.push(ads.number(ad.unwrap_or_default()));
+                of.ads.push(*ad);
                 of.counts.extend(counts.iter().map(|counts| counts.value(row).unsigned_abs()));
             }
             Ok(())
@@ -310,16 +303,29 @@ impl Sliding {
 }
 
 /// The `n` ads with the highest sums, the highest first, ties by name.
-fn top(sums: &[u64], n: usize, ads: &Ads) -> Top {
-    let mut clicked: Vec<(Reverse<u64>, &str)> =
-        sums.iter().zip(0..).filter(|(sum, _)| **sum > 0).map(|(sum, ad)| (Reverse(*sum), ads.name(ad))).collect();
-    let number = clicked.len();
-    if number > n && n > 0 {
-        clicked.select_nth_unstable(n - 1);
-        clicked.truncate(n);
+fn top(sums: &[u64], n: usize, ads: &Known) -> Top {
+    // The best so far, the worst of them on top.
+    let mut best: BinaryHeap<(Reverse<u64>, &str)> = BinaryHeap::with_capacity(n);
+    let (mut clicked, mut least) = (0, 1);
+    for (sum, ad) in sums.iter().zip(0..) {
+        clicked += usize::from(*sum > 0);
+        if *sum < least {
+            continue;
+        }
+        let this = (Reverse(*sum), ads.name(ad));
+        if best.len() < n {
+            best.push(this);
+        } else if let Some(mut worst) = best.peek_mut()
+            && this < *worst
+        {
+            *worst = this;
+        }
+        if best.len() == n {
+            least = best.peek().map_or(u64::MAX, |worst| worst.0.0);
+        }
     }
-    clicked.sort_unstable();
-    Top { ads: clicked.into_iter().map(|(sum, ad)| (ad.to_owned(), sum.0)).collect(), clicked: number }
+    let best = best.into_sorted_vec();
+    Top { ads: best.into_iter().map(|(sum, ad)| (ad.to_owned(), sum.0)).collect(), clicked }
 }
 
 fn difference(
@@ -329,13 +335,10 @@ fn difference(
     place: usize,
     top: &Top,
     stored: Option<&Ranking>,
-    findings: &Findings,
 ) -> RankingDifference {
-    let first = first_of(window, minute);
-    let counts_differ = findings.differs_within(filter, first, minute.next());
     let around = |ads: &[(String, u64)]| ads.iter().skip(place.saturating_sub(1)).take(PLACES).cloned().collect();
     RankingDifference {
-        kind: if counts_differ { Kind::Ranking } else { Kind::RankingOnly },
+        kind: Kind::RankingOnly,
         minute,
         window,
         filter,

@@ -4,14 +4,15 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow_array::builder::{Int64Builder, StringBuilder};
-use arrow_array::{ArrayRef, RecordBatch};
-use clickmill_model::FilterId;
+use arrow_array::builder::StringBuilder;
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, UInt32Array};
+use clickmill_model::{FilterId, Minute};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 
+use crate::ads::Ads;
 use crate::error::{ReconcileError, Result};
 use crate::filters::column_of;
 
@@ -56,47 +57,46 @@ fn unwritable(path: &Path, why: &dyn std::fmt::Display) -> ReconcileError {
 /// The columns of what the raw lines say: a row for each ad and minute, a column for each filter.
 pub(crate) fn truth_schema(filters: &[FilterId]) -> SchemaRef {
     let number = |name: String| Field::new(name, DataType::Int64, false);
-    let keys = [number("minute".into()), Field::new("ad_id", DataType::Utf8, false)];
+    let keys = [number("minute".into()), Field::new("ad", DataType::UInt32, false)];
     Arc::new(Schema::new(keys.into_iter().chain(filters.iter().map(|f| number(column_of(*f)))).collect::<Vec<_>>()))
 }
 
-/// The columns of what the store says: a row for each filter, span and ad.
+/// The columns of what the store says of a filter: a row for each span and ad.
 pub(crate) fn stored_schema() -> SchemaRef {
     let number = |name: &str| Field::new(name, DataType::Int64, false);
-    let ad = Field::new("ad_id", DataType::Utf8, false);
-    Arc::new(Schema::new(vec![number("filter_id"), number("start"), ad, number("clicks")]))
+    Arc::new(Schema::new(vec![number("start"), Field::new("ad", DataType::UInt32, false), number("clicks")]))
 }
 
 /// Rows of [`stored_schema`] on their way into a file.
 pub(crate) struct StoredRows {
     file: ScratchFile,
-    filter: Vec<i64>,
-    start: Int64Builder,
-    ad_id: StringBuilder,
-    clicks: Int64Builder,
+    ads: Arc<Ads>,
+    starts: Vec<i64>,
+    names: StringBuilder,
+    clicks: Vec<i64>,
 }
 
 impl StoredRows {
-    pub(crate) fn create(path: &Path) -> Result<Self> {
+    pub(crate) fn create(path: &Path, ads: &Arc<Ads>) -> Result<Self> {
         let file = ScratchFile::create(path, &stored_schema())?;
-        let (start, ad_id, clicks) = Default::default();
-        Ok(Self { file, filter: Vec::new(), start, ad_id, clicks })
+        let (starts, names, clicks) = Default::default();
+        Ok(Self { file, ads: Arc::clone(ads), starts, names, clicks })
     }
 
-    pub(crate) fn push(&mut self, filter: FilterId, start: i64, ad: &str, clicks: u64) -> Result<()> {
-        self.filter.push(filter.0.into());
-        self.start.append_value(start);
-        self.ad_id.append_value(ad);
-        self.clicks.append_value(i64::try_from(clicks).unwrap_or(i64::MAX));
-        if self.filter.len() < ROWS { Ok(()) } else { self.flush() }
+    pub(crate) fn push(&mut self, start: Minute, ad: &str, clicks: u64) -> Result<()> {
+        self.starts.push(start.as_epoch());
+        self.names.append_value(ad);
+        self.clicks.push(i64::try_from(clicks).unwrap_or(i64::MAX));
+        if self.starts.len() < ROWS { Ok(()) } else { self.flush() }
     }
 
     fn flush(&mut self) -> Result<()> {
+        let names = self.names.finish();
+        let names: Vec<&str> = names.iter().flatten().collect();
         let columns: Vec<ArrayRef> = vec![
-            Arc::new(arrow_array::Int64Array::from(std::mem::take(&mut self.filter))),
-            Arc::new(self.start.finish()),
-            Arc::new(self.ad_id.finish()),
-            Arc::new(self.clicks.finish()),
+            Arc::new(Int64Array::from(std::mem::take(&mut self.starts))),
+            Arc::new(UInt32Array::from(self.ads.numbers(&names))),
+            Arc::new(Int64Array::from(std::mem::take(&mut self.clicks))),
         ];
         self.file.write(&RecordBatch::try_new(stored_schema(), columns)?)
     }

@@ -293,3 +293,31 @@ fn imported_lines_are_told_apart_by_whether_they_count_and_what_is_gone_is_misse
     let error = world.audit(&store, FROM, TO).unwrap_err().to_string();
     assert!(error.contains("the list of imports lacks import"), "{error}");
 }
+
+/// Nothing of it can be of the span: what stands in it does not matter.
+#[test]
+fn a_file_that_was_written_long_before_the_span_is_not_opened() {
+    let mut world = world();
+    let path = world.folder.path().join(&world.files.list("raw").unwrap()[0].path);
+    world.clock.advance(Duration::from_secs(3 * 86_400));
+    let lines: Vec<String> = (0..300)
+        .map(|n| format!("[AdClickEvent] ad{}, 2021-01-04 00:{:02}:{:02}, u, 1.2.3.4, USA", n % 7, n / 60, n % 60))
+        .collect();
+    world.send_all(lines.iter().map(|line| line.as_bytes()), 10);
+    world.write(500);
+    std::fs::write(&path, b"not what it was").unwrap();
+    let written_at = |hours: u64| {
+        let time = common::START.after(Duration::from_secs(hours * 3600)).as_micros().unsigned_abs();
+        let time = std::time::UNIX_EPOCH + Duration::from_micros(time);
+        std::fs::File::options().append(true).open(&path).unwrap().set_modified(time).unwrap();
+    };
+    let store = world.store(Fault::Nothing, minute("202101040200"));
+    let audit = || world.audit(&store, "202101040000", "202101040010");
+    written_at(46);
+    let found = audit().unwrap();
+    assert_eq!((kinds(&found), found.books.counted), (BTreeMap::new(), 300));
+    // Within a day clocks may be apart.
+    written_at(48);
+    let error = audit().unwrap_err();
+    assert!(matches!(error, clickmill_reconcile::ReconcileError::Damaged { .. }), "{error}");
+}
