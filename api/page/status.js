@@ -129,18 +129,25 @@ function term(filter) {
   return [text(filter.from) && `from ${text(filter.from)}`, text(filter.until) && `until ${text(filter.until)}`].filter(Boolean).join(" ");
 }
 
-/** A record of which the page knows no more than that people may want to see it. */
-const plain = (value) => typeof value !== "object" || value === null ? String(value)
-  : Object.entries(value).map(([name, inner]) => `${name.replaceAll("_", " ")} ${typeof inner === "object" && inner ? JSON.stringify(inner) : inner}`).join(" · ");
+const minuteOfDay = (minute) => { const m = parseMinute(minute); return m === null ? "?" : `${day(m)} ${clock(m)}`; };
+
+/** What the last reconciliation came to, and where its report is. */
+function reconciled({ verdict: outcome, from, to, made_at: made, differing, raw_clicks: clicks, lacks, surplus, report }) {
+  const missing = lacks ? `, ${plural(lacks, "click")} missing` : "", tooMany = surplus ? `, ${plural(surplus, "click")} too many` : "";
+  const what = outcome === "agrees" ? "every figure is right"
+    : `${plural(differing, "figure")} ${differing === 1 ? "differs" : "differ"}${outcome === "within_threshold" ? ", within the threshold" : ""}${missing}${tooMany}`;
+  return make("li", {}, make("span", { class: "muted" }, "rec"), make("span", {},
+    make("strong", {}, what), ` in ${minuteOfDay(from)} to ${minuteOfDay(to)} UTC, of ${plural(clicks, "click")} `,
+    make("small", {}, visible(`reconciled ${String(made).slice(0, 16).replace("T", " ")} UTC${report ? `, report ${report}` : ""}`))));
+}
 
 /** What a recalculation holds, whether it is seen, and what it changed. */
 function recalculation({ revision, state, from, to, by, at: began, changed }) {
-  const text = (minute) => { const m = parseMinute(minute); return m === null ? "?" : `${day(m)} ${clock(m)}`; };
   const figures = changed ? changed.counts + changed.totals + changed.rankings : 0;
   const what = !changed ? "" : figures === 0 ? " · no figure changed"
     : ` · ${plural(changed.counts, "count")}, ${plural(changed.totals, "total")} and ${plural(changed.rankings, "ranking")} changed, ${number(changed.clicks_before)} → ${number(changed.clicks_after)} clicks`;
   return make("li", {}, make("span", { class: "muted" }, "rev"), make("span", {},
-    make("strong", {}, `${revision}`), ` ${text(from)} to ${text(to)} UTC`, `, ${state}${what} `,
+    make("strong", {}, `${revision}`), ` ${minuteOfDay(from)} to ${minuteOfDay(to)} UTC`, `, ${state}${what} `,
     make("small", {}, visible(`${by}, ${String(began).slice(0, 16).replace("T", " ")} UTC`))));
 }
 
@@ -152,7 +159,7 @@ function drawDefinition() {
     make("span", {}, make("strong", {}, filter.name || `filter ${filter.id}`), ` ${describe(filter)} `, make("small", {}, term(filter))))));
   swap(at("history"), [
     ...(revisions ?? []).slice(-5).reverse().map(recalculation),
-    ...(reconciliation ? [make("li", {}, make("span", { class: "muted" }, "rec"), make("span", {}, `Last reconciliation: ${plain(reconciliation)}`))] : []),
+    ...(reconciliation ? [reconciled(reconciliation)] : []),
   ]);
 }
 

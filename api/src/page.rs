@@ -17,3 +17,21 @@ pub const PAGE: &str = concat!(
     include_str!("../page/start.js"),
     include_str!("../page/foot.html"),
 );
+
+#[cfg(test)]
+mod tests {
+    use base64::prelude::{BASE64_STANDARD, Engine};
+    use sha2::{Digest, Sha256};
+
+    use super::PAGE;
+
+    #[test]
+    fn the_policy_admits_the_script_and_the_style_sheet_of_the_page() {
+        for element in ["script", "style"] {
+            let (_, rest) = PAGE.split_once(&format!("<{element}>")).unwrap();
+            let (text, _) = rest.split_once(&format!("</{element}>")).unwrap();
+            let admitted = format!("{element}-src 'sha256-{}'", BASE64_STANDARD.encode(Sha256::digest(text)));
+            assert!(PAGE.contains(&admitted), "head.html has to say {admitted}");
+        }
+    }
+}

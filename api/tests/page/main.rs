@@ -71,6 +71,31 @@ fn the_ranking_shows_counts_moves_and_changes() {
 }
 
 #[test]
+fn the_last_reconciliation_is_told_in_words() {
+    let verdict = |differing: u64, lacks: u64, verdict: &str, report: Option<&str>| {
+        json!({"verdict": verdict, "from": 202512310000_u64, "to": 202601010000_u64, "made_at": "2026-01-01T02:00:07Z",
+               "differing": differing, "raw_clicks": 1_234_567, "lacks": lacks, "surplus": 1, "report": report})
+    };
+    let day = " in 2025-12-31 00:00 to 2026-01-01 00:00 UTC, of 1 234 567 clicks reconciled 2026-01-01 02:00 UTC";
+    for (verdict, text) in [
+        (verdict(0, 0, "agrees", None), format!("rec every figure is right{day}")),
+        (
+            verdict(12, 40, "differs", Some("/var/r.html")),
+            format!("rec 12 figures differ, 40 clicks missing, 1 click too many{day}, report /var/r.html"),
+        ),
+        (
+            verdict(1, 0, "within_threshold", None),
+            format!("rec 1 figure differs, within the threshold, 1 click too many{day}"),
+        ),
+    ] {
+        let mut world = a_good_day();
+        world.status["last_reconciliation"] = verdict;
+        let (_mock, browser) = open(world);
+        browser.wait_for_text("#history", &text);
+    }
+}
+
+#[test]
 fn a_filter_that_was_chosen_is_asked_for_and_stays_in_the_address() {
     let (mock, browser) = open(a_good_day());
     browser.wait_for_text("#ranking tbody", "ad003");
