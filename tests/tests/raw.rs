@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests unwrap as tests do.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,6 +13,7 @@ use clickmill_model::{FilterId, Timestamp};
 use clickmill_tests::answers::{assert_counts, lines_of_logs};
 use clickmill_tests::process::{Finished, LONG, Site, auditor};
 use clickmill_tests::raw::{assert_raw, parquet_files};
+use clickmill_tests::steps::{Steps, copy_of, some_of};
 use clickmill_tests::traffic::{CONFIGURATION, FILTERS};
 
 const SPAN: [&str; 4] = ["--from", "202101010000", "--to", "202101010008"];
@@ -55,6 +57,74 @@ fn many_files_become_few_and_every_figure_stays() {
     assert!(told.contains("20000 clicks before, 20004 now"), "{told}");
     let told = site.succeed(&[&["reconcile"][..], &SPAN].concat(), LONG);
     assert!(told.contains("(20004 clicks; "), "{told}");
+}
+
+/// Killed before any of its steps, each line stays, and the next try does the rest.
+#[test]
+fn killed_before_any_step_a_compaction_loses_and_doubles_nothing() {
+    let (steps, before) = (Steps::default(), site());
+    before.succeed(&["up", "--drain"], LONG);
+    for n in 0..2 {
+        fs::write(
+            before.logs().join(format!("more-{n}.log")),
+            "[AdClickEvent] ad001, 2021-01-01 00:07:59, user, 9.9.9.9, USA\n",
+        )
+        .unwrap();
+        before.succeed(&["up", "--drain"], LONG);
+    }
+    let lines = lines_of_logs(&before.logs());
+    let names = |site: &Site| {
+        let files = parquet_files(&site.data().join("files/raw"));
+        files.iter().map(|path| path.strip_prefix(site.path()).unwrap().to_owned()).collect::<BTreeSet<PathBuf>>()
+    };
+    // Our own readers take each line once, whatever a foreign one would see; what comes of it is the late lines.
+    let recount = |site: &Site| {
+        let told = site.succeed(&[&["recalc", "--dry-run"][..], &SPAN].concat(), LONG);
+        told.rsplit_once(", ").unwrap().0.to_owned() // How many files were read stands behind.
+    };
+    let after = copy_of(&before);
+    let compaction = steps.count(&after, &["raw", "compact"]);
+    assert!(names(&after).len() < names(&before).len());
+    let mut killed = 0;
+    for step in some_of(compaction, 20) {
+        let site = copy_of(&before);
+        killed += u32::from(steps.kill_at(step, &site, &["raw", "compact"]));
+        assert_eq!(recount(&site), recount(&before), "step {step} of {compaction}");
+        site.succeed(&["raw", "compact"], LONG);
+        assert_raw(&site.data(), &lines);
+        assert_eq!(names(&site), names(&after), "step {step} of {compaction}");
+    }
+    assert!(killed > 15, "{killed}");
+}
+
+#[test]
+fn killed_before_any_step_an_import_is_done_by_the_next_try() {
+    let (steps, before) = (Steps::default(), site());
+    let old = before.path().join("old");
+    fs::rename(before.logs(), &old).unwrap();
+    fs::create_dir(before.logs()).unwrap();
+    fs::write(before.logs().join("a.log"), "[AdClickEvent] ad001, 2021-01-01 00:07:59, user, 9.9.9.9, USA\n").unwrap();
+    before.succeed(&["up", "--drain"], LONG);
+    let mut lines = [lines_of_logs(&before.logs()), lines_of_logs(&old)].concat();
+    lines.sort_unstable();
+    let logs: Vec<String> = (0..4).map(|n| format!("old/clicks-{n:02}.log")).collect();
+    let import: Vec<&str> = ["raw", "import"].into_iter().chain(logs.iter().map(String::as_str)).collect();
+    let after = copy_of(&before);
+    let steps_of_import = steps.count(&after, &import);
+    assert_raw(&after.data(), &lines);
+    let mut killed = 0;
+    for step in some_of(steps_of_import, 20) {
+        let site = copy_of(&before);
+        killed += u32::from(steps.kill_at(step, &site, &import));
+        site.succeed(&import, LONG);
+        assert_raw(&site.data(), &lines);
+        let listed = site.succeed(&["raw", "import", "--list"], LONG);
+        assert!(
+            listed.lines().count() == 1 && listed.contains("\"done\""),
+            "step {step} of {steps_of_import}: {listed}"
+        );
+    }
+    assert!(killed > 15, "{killed}");
 }
 
 /// Half of the logs was never followed, and one that was is imported with it.

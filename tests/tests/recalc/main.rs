@@ -8,3 +8,4 @@ mod interrupted;
 mod readers;
 mod revise;
 mod site;
+mod steps;

@@ -2,16 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clickmill_model::{FilterId, Minute};
-use clickmill_tests::process::{LONG, Running, wait_for};
+use clickmill_tests::process::{LONG, Running, Site, wait_for};
 use serde_json::Value;
 
 use crate::site::{END, FIRST, api, assert_figures, drained, minute, model, recalc, store};
 
 /// What is asked again and again: counts and rankings, inside the span that is recalculated, and over its edges.
-fn queries() -> Vec<String> {
+pub(crate) fn queries() -> Vec<String> {
     let mut queries = Vec::new();
     for (from, to) in
         [("0000", "0008"), ("0002", "0003"), ("0003", "0004"), ("0001", "0006"), ("0003", "0008"), ("0002", "0005")]
@@ -26,21 +26,31 @@ fn queries() -> Vec<String> {
     queries
 }
 
-/// As [`Running::get`], from any thread.
-fn get(address: &str, path: &str) -> Value {
-    let mut answer = ureq::get(format!("{address}{path}")).call().unwrap();
-    serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap()
+/// The stream counted nothing of one filter in two minutes, and something else of all in the rankings.
+pub(crate) fn take_two_minutes(site: &Site) {
+    let sql = store(site);
+    let (a, b) = (minute("202101010003").as_epoch(), minute("202101010004").as_epoch());
+    let gone = "DELETE FROM counts WHERE revision = 0 AND kind = 0 AND start IN (?1, ?2) AND space = 0";
+    assert!(sql.execute(gone, [a, b]).unwrap() > 0);
+    let gone = "DELETE FROM rankings WHERE revision = 0 AND minute IN (?1, ?2)";
+    assert!(sql.execute(gone, [a, b]).unwrap() > 0);
 }
 
 /// Asks until `stop` is set. Each answer is the old or the new one, and once it is the new one it stays so.
 fn hammer(address: &str, old: &[Value], new: &[Value], stop: &AtomicBool, asked: &AtomicU64) {
     let queries = queries();
+    // One connection a reader: one for each query would use up the ports.
+    let reader = ureq::Agent::new_with_defaults();
+    let get = |path: &str| -> Value {
+        let mut answer = reader.get(format!("{address}{path}")).call().unwrap();
+        serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap()
+    };
     let mut switched = vec![false; queries.len()];
     let mut last_round = false;
     loop {
         for (place, path) in queries.iter().enumerate() {
             let (old, new) = (&old[place], &new[place]);
-            let answer = get(address, path);
+            let answer = get(path);
             asked.fetch_add(1, Ordering::Relaxed);
             if answer == *new {
                 switched[place] = true;
@@ -60,14 +70,7 @@ fn hammer(address: &str, old: &[Value], new: &[Value], stop: &AtomicBool, asked:
 #[test]
 fn schedule_41_readers_see_the_old_figures_or_the_new_ones_while_the_stream_runs() {
     let site = drained();
-    // The stream counted nothing of one filter in two minutes, and something else of all in the rankings.
-    let sql = store(&site);
-    let (a, b) = (minute("202101010003").as_epoch(), minute("202101010004").as_epoch());
-    let gone = "DELETE FROM counts WHERE revision = 0 AND kind = 0 AND start IN (?1, ?2) AND space = 0";
-    assert!(sql.execute(gone, [a, b]).unwrap() > 0);
-    let gone = "DELETE FROM rankings WHERE revision = 0 AND minute IN (?1, ?2)";
-    assert!(sql.execute(gone, [a, b]).unwrap() > 0);
-    drop(sql);
+    take_two_minutes(&site);
     let ask = |api: &Running<'_>| queries().iter().map(|path| api.get(path)).collect::<Vec<Value>>();
     // What is to come is known from a run before it, which is undone.
     let old = ask(&api(&site));
@@ -82,6 +85,7 @@ fn schedule_41_readers_see_the_old_figures_or_the_new_ones_while_the_stream_runs
     let (stop, asked) = (AtomicBool::new(false), AtomicU64::new(0));
     let address = up.address();
     std::thread::scope(|scope| {
+        let began = Instant::now();
         let readers: Vec<_> = (0..3).map(|_| scope.spawn(|| hammer(address, &old, &new, &stop, &asked))).collect();
         wait_for("some answers", LONG, || (asked.load(Ordering::Relaxed) > 100).then_some(()));
         let finished = recalc(&site, "202101010003", "202101010005", &["--wait"]);
@@ -92,6 +96,8 @@ fn schedule_41_readers_see_the_old_figures_or_the_new_ones_while_the_stream_runs
         for reader in readers {
             reader.join().unwrap();
         }
+        let rate = asked.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64();
+        println!("{rate:.0} queries a second around the switch");
     });
     assert!(up.terminate(LONG).success());
     assert_figures(&site, &model(&site), &[0, 1, 2, 3]);
