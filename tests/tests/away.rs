@@ -1,4 +1,4 @@
-//! Cassandra is away, and then Kafka is, while clicks come: every process waits within bounds, and goes on by itself.
+//! Cassandra is away, and then Kafka is, while clicks come: every process waits within bounds, and goes on by itself. The processes run on machines whose clocks are an hour apart from each other's.
 //!
 //! `CLICKMILL_TEST_AWAY_SECONDS=600 cargo test -p clickmill-tests --test away -- --nocapture` has each of them away for ten minutes.
 
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use clickmill_servers::{Cassandra, Kafka, cassandra, kafka};
 use clickmill_tests::answers::{assert_everything, lines_so_far, wait_for_lines};
+use clickmill_tests::preload::Preload;
 use clickmill_tests::process::{LONG, Running, Site, wait_for};
 use clickmill_tests::stages::{GONE_WITHIN, STAGES};
 use clickmill_tests::traffic::{FILTERS, Traffic, live, on_servers};
@@ -55,8 +56,16 @@ fn who_waits_for_a_server_that_is_away_takes_no_more_memory_and_goes_on_by_itsel
         site.succeed(command, LONG);
     }
     let traffic = Traffic::start(live(&site.logs(), LINES_PER_SECOND));
-    let mut stages: Vec<(&str, Running<'_>)> =
-        STAGES.iter().map(|stage| (*stage, site.serve(&[stage], LONG))).collect();
+    let clock = Preload::clock();
+    let start = |(stage, hours): (&'static str, i32)| {
+        let mut command = site.command(&[stage]);
+        clock.give_to(&mut command);
+        command.env("SHIFT_SECONDS", (hours * 3600).to_string());
+        let mut running = site.start_command(command);
+        running.wait_until_ready(LONG);
+        (stage, running)
+    };
+    let mut stages: Vec<(&str, Running<'_>)> = STAGES.into_iter().zip([1, -1, 0, 1, 1]).map(start).collect();
     let api = site.serve(&["api", "--listen", "127.0.0.1:0"], LONG);
     let complete = || api.get("/v1/status")["complete_until"].as_u64();
     let first = wait_for("a complete minute", LONG, complete);
@@ -76,6 +85,10 @@ fn who_waits_for_a_server_that_is_away_takes_no_more_memory_and_goes_on_by_itsel
     let back = Instant::now();
     wait_for("figures behind what was there before", LONG, || complete().filter(|until| *until > first));
     println!("Cassandra back: figures came {:?} later", back.elapsed());
+    // What is written from now on bears a time before that of what is there.
+    let (stage, writer) = stages.pop().unwrap();
+    assert!(writer.terminate(GONE_WITHIN).success());
+    stages.push(start((stage, -1)));
 
     // The log watcher holds its place in the files.
     let before = watch(&mut stages, Duration::from_secs(5), || false);
