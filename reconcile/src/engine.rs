@@ -55,20 +55,13 @@ impl fmt::Debug for Engine {
 impl Engine {
     /// An engine that reads these files and keeps what does not fit into memory in a folder of its own below `scratch`.
     pub(crate) fn new(files: &FileStore, scratch: &Path) -> Result<Self> {
-        let unavailable = |what: &str, why: std::io::Error| ReconcileError::Unavailable {
-            what: what.to_owned(),
-            why: why.to_string(),
-        };
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .enable_all()
             .build()
-            .map_err(|why| unavailable("starting threads", why))?;
-        let scratch = tempfile::Builder::new()
-            .prefix("clickmill-reconcile-")
-            .tempdir_in(scratch)
-            .map_err(|why| unavailable(&format!("making a folder in {}", scratch.display()), why))?;
+            .map_err(|why| unavailable("starting threads".to_owned(), &why))?;
+        let scratch = folder_in(scratch)?;
         let env = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(FairSpillPool::new(MEMORY_BYTES)))
             .with_temp_file_path(scratch.path())
@@ -95,11 +88,7 @@ impl Engine {
 
     /// A folder in it that goes when it is dropped.
     pub(crate) fn scratch_folder(&self) -> Result<TempDir> {
-        let unavailable = |why: std::io::Error| ReconcileError::Unavailable {
-            what: format!("making a folder in {}", self.scratch.path().display()),
-            why: why.to_string(),
-        };
-        TempDir::new_in(self.scratch.path()).map_err(unavailable)
+        folder_in(self.scratch.path())
     }
 
     /// All rows of a query that has few.
@@ -185,6 +174,16 @@ impl Engine {
         let groups = groups.into_iter().map(FileGroup::new).collect();
         self.set_table(name, Arc::new(FileTable { store: RAW_STORE, schema: raw_schema(), groups }))
     }
+}
+
+fn unavailable(what: String, why: &std::io::Error) -> ReconcileError {
+    ReconcileError::Unavailable { what, why: why.to_string() }
+}
+
+/// A new folder in another one, which goes when it is dropped.
+fn folder_in(folder: &Path) -> Result<TempDir> {
+    let made = tempfile::Builder::new().prefix("clickmill-reconcile-").tempdir_in(folder);
+    made.map_err(|why| unavailable(format!("making a folder in {}", folder.display()), &why))
 }
 
 /// What a thread returned.

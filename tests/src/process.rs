@@ -179,11 +179,16 @@ impl Site {
         Log(self.path().join(format!("stderr-{number}.log")))
     }
 
-    /// Starts a command that serves HTTP, and waits until it is ready.
-    pub fn serve(&self, args: &[&str], at_most: Duration) -> Running<'_> {
-        let mut running = self.start(args);
+    /// [`Site::serve`] of a command from [`Site::command`].
+    pub fn serve_command(&self, command: Command, at_most: Duration) -> Running<'_> {
+        let mut running = self.start_command(command);
         running.wait_until_ready(at_most);
         running
+    }
+
+    /// Starts a command that serves HTTP, and waits until it is ready.
+    pub fn serve(&self, args: &[&str], at_most: Duration) -> Running<'_> {
+        self.serve_command(self.command(args), at_most)
     }
 }
 

@@ -61,9 +61,7 @@ fn who_waits_for_a_server_that_is_away_takes_no_more_memory_and_goes_on_by_itsel
         let mut command = site.command(&[stage]);
         clock.give_to(&mut command);
         command.env("SHIFT_SECONDS", (hours * 3600).to_string());
-        let mut running = site.start_command(command);
-        running.wait_until_ready(LONG);
-        (stage, running)
+        (stage, site.serve_command(command, LONG))
     };
     let mut stages: Vec<(&str, Running<'_>)> = STAGES.into_iter().zip([1, -1, 0, 1, 1]).map(start).collect();
     let api = site.serve(&["api", "--listen", "127.0.0.1:0"], LONG);
